@@ -1,0 +1,1 @@
+"""Pilothouse: the production backend for AI agents."""
