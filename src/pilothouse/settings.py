@@ -1,0 +1,235 @@
+"""Settings: environment variables and `.env`, prefix `PILOTHOUSE_`, one group a concern.
+
+`PILOTHOUSE_<GROUP>_<NAME>`: the group is one word, the name may hold underscores, so
+`PILOTHOUSE_DATABASE_URL` is `settings.database.url`. The configuration reference is generated from these classes.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pilothouse.errors import StartupError
+
+PREFIX = "PILOTHOUSE_"
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(_Group):
+    """The HTTP server."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8420, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    environment: Literal["development", "production"] = Field(
+        default="development", description="`production` logs JSON and needs configured identity."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="Origins browsers may call from, as a JSON list. Empty: only the server's own."
+    )
+    max_body_bytes: int = Field(default=1_048_576, ge=1024, description="Largest request body, bytes.")
+    max_message_bytes: int = Field(default=1_048_576, ge=1024, description="Largest WebSocket message, bytes.")
+    heartbeat_seconds: float = Field(
+        default=15, gt=0, le=15, description="Longest silence on an event stream before a heartbeat, seconds."
+    )
+    shutdown_seconds: float = Field(
+        default=20, ge=0, description="How long SIGTERM lets running steps finish, seconds."
+    )
+    console: bool = Field(default=True, description="Serve the web console at /console.")
+
+
+class DataSettings(_Group):
+    """Where files are kept."""
+
+    dir: Path = Field(default=Path(".pilothouse"), description="Folder of the SQLite database and other files.")
+
+
+class DatabaseSettings(_Group):
+    """The database."""
+
+    url: SecretStr | None = Field(
+        default=None, description="`postgresql://…` or `sqlite:///…`. Unset: a SQLite file in the data folder."
+    )
+    pool_size: int = Field(default=5, ge=1, le=200, description="PostgreSQL connections a process may hold.")
+
+
+class RedisSettings(_Group):
+    """Wake-ups between nodes."""
+
+    url: SecretStr | None = Field(
+        default=None, description="`redis://…` (Redis or Valkey). Needed for more than one node."
+    )
+
+
+class LogSettings(_Group):
+    """Logs."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level written."
+    )
+    format: Literal["auto", "json", "pretty"] = Field(
+        default="auto", description="`auto` is pretty in a terminal, JSON elsewhere and in production."
+    )
+
+
+class AuthSettings(_Group):
+    """Who may call."""
+
+    jwt_secret: SecretStr | None = Field(default=None, description="Shared secret of HS256 tokens, 32 bytes or more.")
+    jwt_jwks_url: str | None = Field(default=None, description="Address of the key set of RS256/ES256 tokens.")
+    jwt_issuer: str | None = Field(default=None, description="`iss` a token must carry. Required with JWT.")
+    jwt_audience: str | None = Field(default=None, description="`aud` a token must carry. Required with JWT.")
+    jwt_tenant_claim: str = Field(default="tenant", description="Claim that holds the tenant; without it: `default`.")
+    jwt_scopes_claim: str = Field(default="scope", description="Claim that holds the scopes, spaced or a list.")
+    api_keys: bool = Field(default=True, description="Accept API keys (made with `pilothouse keys create`).")
+    leeway_seconds: int = Field(default=30, ge=0, le=300, description="Clock difference a token is forgiven, seconds.")
+
+
+class OpenAISettings(_Group):
+    """OpenAI, or any endpoint that speaks its chat completions (Ollama, vLLM, llama.cpp, OpenRouter)."""
+
+    api_key: SecretStr | None = Field(default=None, description="Key. `OPENAI_API_KEY` is read too.")
+    base_url: str | None = Field(default=None, description="Base address of a compatible endpoint, ending in /v1.")
+
+
+class AnthropicSettings(_Group):
+    """Anthropic."""
+
+    api_key: SecretStr | None = Field(default=None, description="Key. `ANTHROPIC_API_KEY` is read too.")
+    base_url: str | None = Field(default=None, description="Base address, for a proxy.")
+
+
+class AzureSettings(_Group):
+    """Azure OpenAI."""
+
+    api_key: SecretStr | None = Field(default=None, description="Key. `AZURE_OPENAI_API_KEY` is read too.")
+    endpoint: str | None = Field(default=None, description="Resource address. `AZURE_OPENAI_ENDPOINT` is read too.")
+    api_version: str | None = Field(default=None, description="API version, for resources without the v1 API.")
+
+
+class ModelSettings(_Group):
+    """Models, whoever serves them."""
+
+    default: str | None = Field(default=None, description="Model of agents that name none, as `openai:gpt-…`.")
+    check: bool = Field(default=True, description="Check provider credentials at start.")
+    attempts: int = Field(default=4, ge=1, le=10, description="Most tries of a model call that fails transiently.")
+    backoff_seconds: float = Field(
+        default=0.5, gt=0, description="First wait between tries; doubles, with jitter, seconds."
+    )
+    backoff_max_seconds: float = Field(default=20, gt=0, description="Longest wait between tries, seconds.")
+    first_byte_seconds: float = Field(default=60, gt=0, description="Longest wait for a model's first byte, seconds.")
+    stall_seconds: float = Field(
+        default=60, gt=0, description="Longest silence in the middle of a model's stream, seconds."
+    )
+
+
+class RunSettings(_Group):
+    """Limits of a run, unless its agent sets its own."""
+
+    timeout_seconds: float = Field(default=600, gt=0, description="Wall-clock limit of a run, seconds.")
+    model_timeout_seconds: float = Field(default=180, gt=0, description="Limit of one model call, seconds.")
+    tool_timeout_seconds: float = Field(default=60, gt=0, description="Limit of one tool call, seconds.")
+    max_iterations: int = Field(default=20, ge=1, description="Most model requests in one run.")
+    stall_repeats: int = Field(
+        default=4, ge=2, description="Same tool with same arguments this often in a row: stalled."
+    )
+    argument_retries: int = Field(default=3, ge=0, description="Times malformed tool arguments go back to the model.")
+    tool_output_chars: int = Field(
+        default=32_000, ge=256, description="Longest tool result the model is shown, characters."
+    )
+    history_messages: int = Field(default=80, ge=2, description="Most messages of history a turn loads.")
+    history_tokens: int | None = Field(
+        default=None,
+        ge=256,
+        description="Most tokens of history a turn sends. Unset: the model's window less its answer.",
+    )
+    attachment_bytes: int = Field(default=5_242_880, ge=0, description="Largest attachment, bytes (after decoding).")
+    queue_length: int = Field(default=20, ge=1, description="Most runs waiting in one conversation with on_busy=queue.")
+    delta_flush_seconds: float = Field(
+        default=0.25, gt=0, description="How often streamed text is written to the event log, seconds."
+    )
+    delta_retention_seconds: float = Field(
+        default=3600, ge=0, description="How long streamed text stays in the log after its message, seconds."
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
+    )
+
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    redis: RedisSettings = Field(default_factory=RedisSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    openai: OpenAISettings = Field(default_factory=OpenAISettings)
+    anthropic: AnthropicSettings = Field(default_factory=AnthropicSettings)
+    azure: AzureSettings = Field(default_factory=AzureSettings)
+    runs: RunSettings = Field(default_factory=RunSettings)
+
+    @property
+    def database_url(self) -> str:
+        """The configured address, or the SQLite file in the data folder."""
+        if self.database.url is not None:
+            return self.database.url.get_secret_value()
+        return f"sqlite:///{(self.data.dir / 'pilothouse.db').absolute()}"
+
+
+def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
+    """Read settings; what is given here wins over the environment, which wins over `env_file`.
+
+    Args:
+        env_file: a file of `NAME=value` lines; a missing one is no error.
+        overrides: whole groups, as dictionaries: `server={"port": 0}`.
+
+    Raises:
+        StartupError: a name is unknown or a value wrong; the sentence names the variable and the fix.
+    """
+    file = env_file if env_file is not None and env_file.is_file() else None
+    _refuse_unknown_names(file)
+    try:
+        return Settings(_env_file=file, **overrides)  # pyright: ignore[reportCallIssue]
+    except ValidationError as error:
+        raise StartupError("\n".join(_sentence(item) for item in error.errors(include_url=False))) from None
+
+
+def setting_names() -> dict[str, tuple[str, Any]]:
+    """Every environment variable, with its group's name and its field."""
+    return {
+        f"{PREFIX}{group}_{name}".upper(): (group, field)
+        for group, outer in Settings.model_fields.items()
+        for name, field in outer.annotation.model_fields.items()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+    }
+
+
+def _refuse_unknown_names(env_file: Path | None) -> None:
+    known = setting_names()
+    given = [*os.environ, *(dotenv_values(env_file) if env_file else ())]
+    for name in given:
+        if not name.upper().startswith(PREFIX) or name.upper() in known:
+            continue
+        near = difflib.get_close_matches(name.upper(), known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "See docs/configuration.md for the names."
+        raise StartupError(f"{name} is not a setting. {hint}")
+
+
+def _sentence(item: Any) -> str:
+    path = [str(part) for part in item["loc"]]
+    name = f"{PREFIX}{'_'.join(path[:2])}".upper()
+    shown = "" if "secret" in name.lower() or "key" in name.lower() else f" (given: {str(item.get('input'))[:80]!r})"
+    return f"{name} is wrong: {item['msg']}{shown}."
