@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelAPIError, ModelHTTPError, ModelRetry, TextPart, ThinkingPart, ToolCallPart
 from pydantic_ai.models.anthropic import AnthropicModel
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -16,10 +16,12 @@ from pilothouse.testing.provider import ErrorReply, Rule, Script, ToolCall, Turn
 BROKEN_STREAM = (ModelAPIError, httpx2.TransportError, ValueError)
 
 
-@pytest.fixture(params=["openai", "anthropic"])
+@pytest.fixture(params=["openai", "responses", "anthropic"])
 def agent(request, openai, anthropic):
     if request.param == "openai":
         model = OpenAIChatModel("gpt-test", provider=OpenAIProvider(openai_client=openai))
+    elif request.param == "responses":
+        model = OpenAIResponsesModel("gpt-test", provider=OpenAIProvider(openai_client=openai))
     else:
         model = AnthropicModel("claude-test", provider=AnthropicProvider(anthropic_client=anthropic))
     return Agent(model, retries=2)

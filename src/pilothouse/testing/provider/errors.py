@@ -30,16 +30,15 @@ _ANTHROPIC = {
 
 def openai_error(error: ErrorReply) -> bytes:
     """The body of an error as OpenAI sends it; within a stream it is the data of an event."""
-    kind, code = _OPENAI.get(error.status, ("server_error" if error.status >= 500 else "invalid_request_error", None))
+    kind, code = _openai_kind(error)
+    return dump({"error": {"message": _message(error), "type": kind, "param": None, "code": code}})
+
+
+def responses_error(error: ErrorReply) -> bytes:
+    """The data of an error event within a stream of OpenAI's Responses."""
+    kind, code = _openai_kind(error)
     return dump(
-        {
-            "error": {
-                "message": _message(error),
-                "type": error.type or kind,
-                "param": None,
-                "code": error.code or code,
-            }
-        }
+        {"type": "error", "code": code or kind, "message": _message(error), "param": None, "sequence_number": 0}
     )
 
 
@@ -48,6 +47,12 @@ def anthropic_error(error: ErrorReply) -> bytes:
     kind = error.type or _ANTHROPIC.get(error.status, "api_error")
     content: dict[str, Any] = {"type": kind, "message": _message(error)}
     return dump({"type": "error", "error": content, "request_id": "req_scripted"})
+
+
+def _openai_kind(error: ErrorReply) -> tuple[str, str | None]:
+    usual = "server_error" if error.status >= 500 else "invalid_request_error"
+    kind, code = _OPENAI.get(error.status, (usual, None))
+    return error.type or kind, error.code or code
 
 
 def _message(error: ErrorReply) -> str:

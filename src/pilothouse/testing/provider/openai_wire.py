@@ -13,7 +13,7 @@ from pilothouse.testing.provider.frames import Body, FrozenBody, dump
 from pilothouse.testing.provider.prompt import Prompt, PromptReader, mappings, text_of
 from pilothouse.testing.provider.script import ErrorReply
 
-_CREATED = 1_760_000_000
+CREATED = 1_760_000_000
 _ID = f"chatcmpl-{NUMBER_SLOT}"
 
 
@@ -76,7 +76,7 @@ class OpenAIWire:
             {
                 "id": _ID,
                 "object": "chat.completion",
-                "created": _CREATED,
+                "created": CREATED,
                 "model": prompt.model,
                 "choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason}],
                 "usage": _usage(usage, answer),
@@ -93,15 +93,20 @@ class OpenAIWire:
         return f'data: {{"id":"{FAKE_SECRET}","choices":[{{"delta":\n\n'.encode()
 
     def models(self, names: Sequence[str]) -> bytes:
-        data = [{"id": name, "object": "model", "created": _CREATED, "owned_by": "scripted"} for name in names]
-        return dump({"object": "list", "data": data})
+        return openai_models(names)
+
+
+def openai_models(names: Sequence[str]) -> bytes:
+    """The list of models, the same for both of OpenAI's wires."""
+    data = [{"id": name, "object": "model", "created": CREATED, "owned_by": "scripted"} for name in names]
+    return dump({"object": "list", "data": data})
 
 
 class _ChunkEncoder:
     """Encodes the chunks of one stream, which differ in little but their delta."""
 
     def __init__(self, model: str) -> None:
-        fixed = {"id": _ID, "object": "chat.completion.chunk", "created": _CREATED, "model": model}
+        fixed = {"id": _ID, "object": "chat.completion.chunk", "created": CREATED, "model": model}
         self._start = b"data: " + dump(fixed)[:-1]
 
     def delta(self, delta: dict[str, Any]) -> bytes:

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+_CONVERSATION_FIELDS = ("system", "messages", "instructions", "input")
+
 
 @dataclass(slots=True)
 class ToolResult:
@@ -78,7 +81,7 @@ def text_of(content: Any) -> str:
     """The text of a message's content, which is a string or a list of parts."""
     if isinstance(content, str):
         return content
-    return "\n".join(str(part.get("text", "")) for part in mappings(content) if part.get("type") == "text")
+    return "\n".join(str(part.get("text", "")) for part in mappings(content) if part.get("type") in _TEXT_PARTS)
 
 
 def mappings(value: Any) -> Iterator[dict[str, Any]]:
@@ -90,5 +93,5 @@ def mappings(value: Any) -> Iterator[dict[str, Any]]:
 
 def messages_hash(body: dict[str, Any]) -> str:
     """Sixteen hex digits that are equal exactly when system prompt and messages are equal."""
-    content = json.dumps([body.get("system"), body.get("messages")], sort_keys=True, separators=(",", ":"))
+    content = json.dumps({name: body.get(name) for name in _CONVERSATION_FIELDS}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from pilothouse.testing.provider.gates import Gates
 from pilothouse.testing.provider.log import RequestLog, RequestRecord, redact
 from pilothouse.testing.provider.openai_wire import OpenAIWire
 from pilothouse.testing.provider.prompt import Prompt, messages_hash
+from pilothouse.testing.provider.responses_wire import ResponsesWire
 from pilothouse.testing.provider.script import ErrorReply, Script
 from pilothouse.testing.provider.selection import Selector
 from pilothouse.testing.provider.wire import Wire
@@ -146,10 +147,13 @@ class ScriptedProvider:
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
-        openai, anthropic = OpenAIWire(), AnthropicWire()
+        openai, responses, anthropic = OpenAIWire(), ResponsesWire(), AnthropicWire()
         app.add_routes(
             [
                 web.post("/v1/chat/completions", self._answering(openai)),
+                web.post("/v1/responses", self._answering(responses)),
+                web.post("/openai/v1/responses", self._answering(responses)),
+                web.post("/openai/responses", self._answering(responses)),
                 web.post("/v1/messages", self._answering(anthropic)),
                 web.post("/openai/v1/chat/completions", self._answering(openai)),
                 web.post("/openai/deployments/{deployment}/chat/completions", self._answering(openai)),
