@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from pydantic import ValidationError
 
+import pilothouse.testing.provider as provider_package
 from pilothouse.testing.provider import ErrorReply, Rule, Script, ScriptedProvider, ToolCall, Turn, When
 
 
@@ -231,6 +232,14 @@ async def test_stopping_breaks_off_what_is_under_way(openai):
     with pytest.raises(Exception, match="onnection"):
         await waiting
     assert provider.requests[0].outcome == "server_stopped"
+
+
+def test_the_example_in_the_package_docstring_is_a_valid_script():
+    example = provider_package.__doc__.split("fail:\n\n")[1].split("\n\n`python")[0]
+    script = Script.parse(example)
+    assert len(script.rules) == 3
+    assert len(script.turns) == 2
+    assert script.rules[0].when.user_matches == r"order (?P<number>\d+)"
 
 
 @pytest.mark.parametrize(

@@ -164,8 +164,8 @@ class Script(_Value):
     A request that a rule answers uses no turn. After the last turn the last one repeats, or with
     `loop` the first one follows. A request that nothing answers gets a 422 that says so.
 
-    `log` keeps a record of each request and `log_bodies` its parsed body with it; benchmarks turn
-    them off.
+    `log` keeps a record of each request, in memory and in the ledger, and `log_bodies` its parsed body
+    with it; benchmarks turn them off.
     """
 
     turns: Sequence[Turn] = ()
