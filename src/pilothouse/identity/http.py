@@ -1,0 +1,114 @@
+"""Identity at the HTTP edge: `principal: CurrentPrincipal`, or `principal: Annotated[Principal, Scoped("chat")]`."""
+
+from typing import Annotated, Any, cast
+from urllib.parse import urlsplit
+
+import structlog
+from fastapi import Depends, Security
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
+from starlette.websockets import WebSocket
+
+from pilothouse.identity.principal import Principal
+from pilothouse.identity.problems import unauthenticated
+from pilothouse.identity.service import Identity, is_loopback
+
+SUBPROTOCOL = "pilothouse"
+_TOKEN_SUBPROTOCOL = "bearer."  # noqa: S105 - a prefix
+
+
+class _Bearer(SecurityBase):
+    """Names the scheme in the OpenAPI document, and hands over the header as it came."""
+
+    def __init__(self) -> None:
+        self.model = HTTPBearerModel(description="An API key (`ph_…`) or a JWT.")
+        self.scheme_name = "bearer"
+
+    async def __call__(self, connection: HTTPConnection) -> str | None:
+        return connection.headers.get("authorization")
+
+
+_bearer = _Bearer()
+
+
+async def current_principal(
+    connection: HTTPConnection, scopes: SecurityScopes, authorization: Annotated[str | None, Depends(_bearer)]
+) -> Principal:
+    """Dependency: the caller, who holds all `scopes`. Use it through `CurrentPrincipal` and `Scoped`.
+
+    Raises:
+        Unauthenticated: nobody we know.
+        Forbidden: a scope is missing.
+    """
+    principal = await _authenticate(connection, authorization)
+    for scope in scopes.scopes:
+        principal.require(scope)
+    return principal
+
+
+CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
+"""The caller of this request."""
+
+
+def Scoped(*scopes: str) -> Any:  # noqa: N802 - reads as FastAPI's own Depends and Security
+    """The caller of this request, who must hold all `scopes`. It goes into an `Annotated[Principal, ...]`."""
+    return Security(current_principal, scopes=scopes)
+
+
+async def authenticate_websocket(websocket: WebSocket) -> Principal:
+    """The caller of a WebSocket, before it is accepted. The token is the Authorization header, or, since browsers
+    can't set one, an offered subprotocol `bearer.<token>`.
+
+    Raises:
+        Unauthenticated: nobody we know.
+    """
+    authorization = websocket.headers.get("authorization")
+    if authorization is None:
+        tokens = [item for item in _offered(websocket) if item.startswith(_TOKEN_SUBPROTOCOL)]
+        authorization = f"Bearer {tokens[0].removeprefix(_TOKEN_SUBPROTOCOL)}" if tokens else None
+    return await _authenticate(websocket, authorization)
+
+
+def accepted_subprotocol(websocket: WebSocket) -> str | None:
+    """What to accept a WebSocket with: our subprotocol where offered. Never the one with the token."""
+    return SUBPROTOCOL if SUBPROTOCOL in _offered(websocket) else None
+
+
+async def _authenticate(connection: HTTPConnection, authorization: str | None) -> Principal:
+    identity = cast("Identity", connection.app.state.identity)
+    principal = await identity.authenticate(authorization)
+    if principal.kind == "local":
+        _refuse_other_sites(connection)
+    connection.state.principal = principal
+    structlog.contextvars.bind_contextvars(tenant=principal.tenant)
+    return principal
+
+
+def _refuse_other_sites(connection: HTTPConnection) -> None:
+    """In local development mode any page of the web, open in the developer's browser, could call us. Such a page comes
+    with its own Origin, or, with its own name pointed at 127.0.0.1 (DNS rebinding), with that name as our Host.
+    """
+    host = connection.headers.get("host")
+    origin = connection.headers.get("origin")
+    if _is_near(f"//{host}") and (origin is None or _is_near(origin)):
+        return
+    raise unauthenticated(
+        "In local development mode only this machine's own pages and programs may call without a token. "
+        "Open the server as http://127.0.0.1, or send a token.",
+        given=False,
+    )
+
+
+def _is_near(address: str) -> bool:
+    """A loopback address, or a name without dots, which no stranger can own."""
+    try:
+        host = urlsplit(address).hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(host) or host.endswith(".localhost") or (host.isascii() and host.replace("-", "").isalnum())
+
+
+def _offered(websocket: WebSocket) -> list[str]:
+    return cast("list[str]", websocket.scope.get("subprotocols") or [])

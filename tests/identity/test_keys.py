@@ -1,0 +1,339 @@
+"""API keys, on both databases."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Connection, select
+
+from pilothouse.db import Database, open_database
+from pilothouse.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated, Unavailable
+from pilothouse.identity import repository
+from pilothouse.identity.keys import Keys
+from pilothouse.identity.principal import Principal
+from pilothouse.identity.tables import api_keys
+
+
+class Clock:
+    """Time that stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self.ms = 1_800_000_000_000
+
+    def now(self) -> int:
+        return self.ms
+
+    def monotonic(self) -> float:
+        return self.ms / 1000
+
+    def turn(self, *, seconds: float) -> None:
+        self.ms += int(seconds * 1000)
+
+    def at(self, *, seconds: float) -> datetime:
+        return datetime.fromtimestamp(self.ms / 1000 + seconds, UTC)
+
+
+def person(subject: str, *scopes: str, tenant: str = "acme") -> Principal:
+    return Principal(tenant, subject, frozenset(scopes or {"chat", "runs:*", "keys:*"}), "jwt")
+
+
+ADA = person("ada")
+BOB = person("bob")
+ADMIN = person("root", "admin", "keys:*")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def keys(database: Database, clock: Clock) -> AsyncIterator[Keys]:
+    made = Keys(database, clock=clock.now, monotonic=clock.monotonic)
+    yield made
+    await made.close()
+
+
+def rows(connection: Connection) -> list[dict[str, object]]:
+    return [dict(row) for row in connection.execute(select(api_keys)).mappings()]
+
+
+async def test_a_new_key_authenticates_as_its_maker_with_its_own_scopes(keys: Keys) -> None:
+    record, token = await keys.create(ADA, "nightly", scopes=["runs:read", "chat", "chat"])
+    assert await keys.authenticate(token) == Principal(
+        "acme", "ada", frozenset({"chat", "runs:read"}), "api_key", record.id
+    )
+    assert len(token) == 3 + 8 + 1 + 43
+    assert token.startswith(record.prefix + "_")
+
+
+async def test_the_database_holds_no_secret(keys: Keys, database: Database) -> None:
+    _, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    assert token.rpartition("_")[2] not in str(await database.read(rows))
+    assert token[12:] not in str(await database.read(rows))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "ph_", "ph_x", "sk-abc", "ph_00000000_" + "A" * 43, "ph_00000000_" + "A" * 42, "ph_é", "ph_" + "a" * 100_000],
+)
+async def test_what_is_no_key_is_refused(keys: Keys, wrong: str) -> None:
+    with pytest.raises(Unauthenticated, match="not an API key") as caught:
+        await keys.authenticate(wrong)
+    assert caught.value.headers["WWW-Authenticate"].startswith("Bearer ")
+
+
+async def test_a_key_with_one_character_changed_is_refused(keys: Keys) -> None:
+    _, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    for at in (4, 15, len(token) - 1):
+        other = "1" if token[at] != "1" else "2"
+        with pytest.raises(Unauthenticated):
+            await keys.authenticate(token[:at] + other + token[at + 1 :])
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(token + "\n")
+
+
+async def test_an_expired_key_is_refused_even_while_remembered(keys: Keys, clock: Clock) -> None:
+    _, token = await keys.create(ADA, "short", scopes=["chat"], expires_at=clock.at(seconds=2))
+    await keys.authenticate(token)
+    clock.turn(seconds=2)
+    with pytest.raises(Unauthenticated, match="expired"):
+        await keys.authenticate(token)
+
+
+async def test_a_revoked_key_is_refused_at_once_here(keys: Keys) -> None:
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    await keys.authenticate(token)
+    await keys.revoke(ADA, record.id)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await keys.authenticate(token)
+
+
+async def test_a_key_revoked_on_another_node_is_refused_within_five_seconds(
+    keys: Keys, database: Database, clock: Clock
+) -> None:
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    await keys.authenticate(token)
+    other_node = Keys(database, clock=clock.now, monotonic=clock.monotonic)
+    await other_node.revoke(ADA, record.id)
+    clock.turn(seconds=4.9)
+    await keys.authenticate(token)
+    clock.turn(seconds=0.1)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await keys.authenticate(token)
+
+
+async def test_a_key_read_before_its_revocation_here_is_not_remembered_after(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look-up that started before the revocation and ends after it must not bring the key back."""
+    was_read, may_return = asyncio.Event(), asyncio.Event()
+    keys = Keys(database, clock=clock.now, monotonic=clock.monotonic)
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    read = database.read
+
+    async def slow_read(*args, **kwargs):
+        found = await read(*args, **kwargs)
+        was_read.set()
+        await may_return.wait()
+        return found
+
+    monkeypatch.setattr(database, "read", slow_read)
+    early = asyncio.create_task(keys.authenticate(token))
+    await was_read.wait()
+    await keys.revoke(ADA, record.id)
+    may_return.set()
+    await early
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await keys.authenticate(token)
+    await keys.close()
+
+
+async def test_a_known_key_costs_no_query_for_five_seconds(
+    keys: Keys, database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    await keys.authenticate(token)
+    await keys.close()
+    reads = 0
+    read = database.read
+
+    async def counted(*args, **kwargs):
+        nonlocal reads
+        reads += 1
+        return await read(*args, **kwargs)
+
+    monkeypatch.setattr(database, "read", counted)
+    for _ in range(10):
+        await keys.authenticate(token)
+    assert reads == 0
+    clock.turn(seconds=5)
+    await keys.authenticate(token)
+    assert reads == 1
+
+
+async def test_what_is_remembered_is_bounded(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pilothouse.identity.keys._MOST_CACHED", 3)
+    tokens = [(await keys.create(ADA, f"key {number}", scopes=["chat"]))[1] for number in range(6)]
+    for token in tokens:
+        await keys.authenticate(token)
+    assert len(keys._known) == 3
+    assert len(keys._touched) == 3
+
+
+async def test_use_is_noted_at_most_once_a_minute(keys: Keys, database: Database, clock: Clock) -> None:
+    _, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    seen: list[object] = []
+    for seconds in (0, 10, 49, 1, 30, 30):  # at 0, 10, 59, 60, 90, 120 s
+        clock.turn(seconds=seconds)
+        await keys.authenticate(token)
+        await keys.close()
+        seen.append((await database.read(rows))[0]["last_used_at"])
+    start = seen[0]
+    assert isinstance(start, int)
+    assert seen == [start, start, start, start + 60_000, start + 60_000, start + 120_000]
+
+
+async def test_two_nodes_note_a_use_once(keys: Keys, database: Database, clock: Clock) -> None:
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    await keys.authenticate(token)
+    await keys.close()
+    clock.turn(seconds=30)
+    await database.write(repository.touch_key, record, now=clock.now())  # as a node would that has not heard of it
+    assert (await database.read(rows))[0]["last_used_at"] == clock.now() - 30_000
+
+
+async def test_many_at_once_with_one_key_all_get_in(keys: Keys) -> None:
+    _, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    found = await asyncio.gather(*(keys.authenticate(token) for _ in range(50)))
+    assert {principal.subject for principal in found} == {"ada"}
+
+
+async def test_noting_a_use_never_fails_a_request(sqlite_url: str, clock: Clock) -> None:
+    database = await open_database(sqlite_url)
+    keys = Keys(database, clock=clock.now, monotonic=clock.monotonic)
+    _, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    await keys.authenticate(token)
+    await keys.close()
+    await database.close()
+    clock.turn(seconds=4)
+    await keys.authenticate(token)
+    clock.turn(seconds=56)
+    with pytest.raises(Unavailable):  # not "unauthenticated": we can't know
+        await keys.authenticate(token)
+
+
+@pytest.mark.parametrize("scope", ["admin", "*", "conversations:read", "conversations:*"])
+async def test_a_key_never_has_a_scope_its_maker_lacks(keys: Keys, scope: str) -> None:
+    with pytest.raises(Forbidden) as caught:
+        await keys.create(ADA, "more", scopes=["chat", scope])
+    assert caught.value.extra == {"missing_scope": scope}
+
+
+async def test_a_key_of_a_key_has_no_more_than_the_first(keys: Keys) -> None:
+    _, token = await keys.create(ADA, "first", scopes=["keys:write", "runs:read"])
+    first = await keys.authenticate(token)
+    await keys.create(first, "second", scopes=["runs:read"])
+    for scope in ("runs:*", "runs:write", "chat", "keys:read"):
+        with pytest.raises(Forbidden):
+            await keys.create(first, "third", scopes=[scope])
+
+
+async def test_without_keys_write_no_key_is_made_or_revoked(keys: Keys) -> None:
+    record, _ = await keys.create(ADA, "nightly", scopes=["chat"])
+    reader = person("ada", "keys:read", "chat")
+    with pytest.raises(Forbidden, match="keys:write"):
+        await keys.create(reader, "nightly", scopes=["chat"])
+    with pytest.raises(Forbidden, match="keys:write"):
+        await keys.revoke(reader, record.id)
+    with pytest.raises(Forbidden, match="keys:read"):
+        await keys.page(person("ada", "chat"), limit=10)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\x00b", "\ud800", "x" * 101])
+async def test_a_bad_name_is_refused(keys: Keys, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="name"):
+        await keys.create(ADA, name, scopes=["chat"])
+
+
+@pytest.mark.parametrize("scopes", [[], ["Chat"], ["runs:"], ["a b"], ["chat\n"], ["*:read"], ["x" * 65], ["é"]])
+async def test_a_bad_scope_is_refused(keys: Keys, scopes: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match="scope"):
+        await keys.create(person("ada", "*"), "nightly", scopes=scopes)
+
+
+async def test_an_expiry_in_the_past_or_without_offset_is_refused(keys: Keys, clock: Clock) -> None:
+    for wrong in (clock.at(seconds=0), clock.at(seconds=-1), clock.at(seconds=60).replace(tzinfo=None)):
+        with pytest.raises(InvalidRequest, match="expires_at"):
+            await keys.create(ADA, "nightly", scopes=["chat"], expires_at=wrong)
+
+
+async def test_names_in_any_script_are_kept(keys: Keys) -> None:
+    owner = person("渡辺|👩‍🚀")
+    _, token = await keys.create(owner, "ключ", scopes=["chat"])
+    assert (await keys.authenticate(token)).subject == "渡辺|👩‍🚀"
+    assert [key.name for key in await keys.page(owner, limit=10)] == ["ключ"]
+
+
+async def test_p10_nobody_lists_or_revokes_anothers_keys(keys: Keys) -> None:
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    stranger = person("ada", "*", tenant="other")
+    for other in (BOB, stranger):
+        assert await keys.page(other, limit=10) == []
+        with pytest.raises(NotFound):
+            await keys.revoke(other, record.id)
+    assert await keys.page(stranger, limit=10, everyone=True) == []
+    await keys.authenticate(token)
+
+
+async def test_an_admin_sees_and_revokes_all_keys_of_its_tenant(keys: Keys) -> None:
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    assert [key.id for key in await keys.page(ADMIN, limit=10, everyone=True)] == [record.id]
+    assert await keys.page(ADMIN, limit=10) == []
+    await keys.revoke(ADMIN, record.id)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await keys.authenticate(token)
+    with pytest.raises(Forbidden, match="admin"):
+        await keys.page(ADA, limit=10, everyone=True)
+
+
+async def test_revoking_again_keeps_the_first_time(keys: Keys, clock: Clock) -> None:
+    record, _ = await keys.create(ADA, "nightly", scopes=["chat"])
+    first = await keys.revoke(ADA, record.id)
+    clock.turn(seconds=60)
+    again = await keys.revoke(ADA, record.id)
+    assert again.revoked_at == first.revoked_at == clock.now() - 60_000
+
+
+@pytest.mark.parametrize("key_id", ["", "key_none", "a\x00b", "\ud800", "x" * 10_000])
+async def test_revoking_what_is_no_key_is_not_found(keys: Keys, key_id: str) -> None:
+    with pytest.raises(NotFound):
+        await keys.revoke(ADA, key_id)
+
+
+async def test_pages_hold_every_key_once_newest_first(keys: Keys, clock: Clock) -> None:
+    made: list[str] = []
+    for number in range(7):
+        made.append((await keys.create(ADA, f"key {number}", scopes=["chat"]))[0].id)
+        clock.turn(seconds=number % 2)  # pairs share their millisecond
+    seen = []
+    after = None
+    while page := await keys.page(ADA, limit=2, after=after):
+        seen += page
+        after = (page[-1].created_at, page[-1].id)
+    assert sorted(key.id for key in seen) == sorted(made)
+    assert [key.created_at for key in seen] == sorted((key.created_at for key in seen), reverse=True)
+
+
+async def test_only_keys_that_open_the_door_count_as_usable(keys: Keys, clock: Clock) -> None:
+    assert not await keys.any_usable()
+    short, _ = await keys.create(ADA, "short", scopes=["chat"], expires_at=clock.at(seconds=60))
+    assert await keys.any_usable()
+    clock.turn(seconds=60)
+    assert not await keys.any_usable()
+    lasting, _ = await keys.create(ADA, "lasting", scopes=["chat"], expires_at=clock.at(seconds=1) + timedelta(days=1))
+    assert await keys.any_usable()
+    await keys.revoke(ADA, lasting.id)
+    assert not await keys.any_usable()
+    assert short.id != lasting.id
