@@ -1,1 +1,5 @@
-"""TODO."""
+"""Logs."""
+
+from pilothouse.observability.logs import configure_logging, get_logger
+
+__all__ = ["configure_logging", "get_logger"]

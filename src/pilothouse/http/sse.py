@@ -1,0 +1,162 @@
+"""Server-sent events over a connection that may be slow, silent or gone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pilothouse.observability.logs import get_logger
+
+HEARTBEAT = b": hb\n\n"
+_FIRST = b": ok\n\n"
+
+
+def encode_event(id: str, type: str, data_json: str | bytes) -> bytes:  # noqa: A002 - the format's own names
+    """One event of the stream (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+
+    Args:
+        id: what the client sends back as `Last-Event-ID`; one line.
+        type: the event's name; one line.
+        data_json: JSON text; line breaks in it are kept as several `data:` lines.
+    """
+    data = data_json.encode() if isinstance(data_json, str) else data_json
+    if b"\n" in data or b"\r" in data:
+        data = b"\ndata: ".join(data.splitlines())
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (id.encode(), type.encode(), data)
+
+
+class EventStreamResponse(Response):
+    """Send what `source` yields, each as one write, until it ends or the client leaves.
+
+    - A comment goes out at once, so that proxies pass the headers on, and `: hb` after every
+      `heartbeat_seconds` of silence.
+    - The next item is asked for only when the last one was taken by the connection: a slow client slows `source`
+      and costs no memory.
+    - However it ends, `source` is closed (`aclose`, or cancelled where it waits). Where the client left,
+      `on_disconnect` is called after that; on a server's shutdown it is not.
+    - An error of `source` cuts the connection, so that the client resumes rather than takes the stream for whole.
+    """
+
+    media_type = "text/event-stream"
+    charset = "utf-8"
+
+    def __init__(
+        self,
+        source: AsyncIterator[bytes],
+        *,
+        heartbeat_seconds: float,
+        on_disconnect: Callable[[], Awaitable[Any] | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.source = source
+        self.heartbeat_seconds = heartbeat_seconds
+        self.on_disconnect = on_disconnect
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        left = False
+        presence = asyncio.timeout(None)
+        try:
+            async with presence:
+                pulse = _Pulse(send, self.heartbeat_seconds)
+                listener = asyncio.create_task(_wait_for_leave(receive, presence))
+                try:
+                    await self._stream(send, pulse)
+                finally:
+                    listener.cancel()
+                    pulse.stop()
+        except TimeoutError:
+            if not presence.expired():
+                raise
+            left = True
+        finally:
+            await _close(self.source)
+        if left:
+            await self._tell()
+
+    async def _stream(self, send: Send, pulse: "_Pulse") -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": _FIRST, "more_body": True})
+        pulse.start()
+        async for chunk in self.source:
+            if pulse.beating is not None:
+                await pulse.beating
+            pulse.sending = True
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            pulse.sent()
+        if pulse.beating is not None:
+            await pulse.beating
+        pulse.stop()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _tell(self) -> None:
+        if self.on_disconnect is None:
+            return
+        try:
+            result = self.on_disconnect()
+            if result is not None:
+                await result
+        except Exception:  # noqa: BLE001 - the client is gone: there is nobody to tell but the log
+            get_logger("pilothouse.http").exception("on_disconnect_failed")
+
+
+class _Pulse:
+    """Heartbeats. One timer that is moved on only when it fires, and a task only for a beat itself."""
+
+    __slots__ = ("_last", "_loop", "_seconds", "_send", "_timer", "beating", "sending")
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._last = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.sending = False
+        self.beating: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._last = self._loop.time()
+        self._timer = self._loop.call_later(self._seconds, self._fire)
+
+    def sent(self) -> None:
+        self._last = self._loop.time()
+        self.sending = False
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.beating is not None:
+            self.beating.cancel()
+
+    def _fire(self) -> None:
+        now = self._loop.time()
+        due = self._last + self._seconds
+        if now >= due and not self.sending and self.beating is None:
+            self.beating = self._loop.create_task(self._beat())
+            due = now + self._seconds
+        self._timer = self._loop.call_at(due if due > now else now + self._seconds / 4, self._fire)
+
+    async def _beat(self) -> None:
+        try:
+            await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+            self._last = self._loop.time()
+        except OSError:
+            return  # the connection broke; receive() says so too
+        finally:
+            self.beating = None
+
+
+async def _wait_for_leave(receive: Receive, presence: asyncio.Timeout) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+    presence.reschedule(0)
+
+
+async def _close(source: AsyncIterator[bytes]) -> None:
+    close = getattr(source, "aclose", None)
+    if close is not None:
+        await close()
