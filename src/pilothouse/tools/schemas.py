@@ -1,0 +1,68 @@
+"""What the tools' routes take and give."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pilothouse.tools.policy import Effect, ToolPolicy
+
+_PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"order_id": {"type": "string"}},
+    "required": ["order_id"],
+    "additionalProperties": False,
+}
+
+
+class ToolView(BaseModel):
+    """A tool and how it may be called."""
+
+    name: str = Field(examples=["order_lookup"])
+    description: str = Field(examples=["Look up one order."])
+    parameters: dict[str, Any] = Field(description="JSON schema of the arguments.", examples=[_PARAMETERS])
+    effect: Effect = Field(
+        description="`pure` and `idempotent` may run again; `once` never runs twice on a guess.", examples=["pure"]
+    )
+    approval: bool = Field(description="Whether a person must say yes to each call.", examples=[False])
+    scopes: list[str] = Field(description="Scopes the caller needs, all of them.", examples=[["orders:read"]])
+    timeout_seconds: float | None = Field(description="Limit of one call; null: the agent's.", examples=[20.0])
+
+    @classmethod
+    def of(cls, policy: ToolPolicy, parameters: dict[str, Any]) -> "ToolView":
+        """The view of a tool with this policy."""
+        return cls(
+            name=policy.name,
+            description=policy.description,
+            parameters=parameters,
+            effect=policy.effect,
+            approval=policy.approval,
+            scopes=list(policy.scopes),
+            timeout_seconds=policy.timeout_seconds,
+        )
+
+
+class ToolPage(BaseModel):
+    """All tools that can be called directly; one page holds them all."""
+
+    items: list[ToolView]
+    next_cursor: str | None = None
+
+
+class ToolCallRequest(BaseModel):
+    """The arguments of a direct call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="As the tool's `parameters` say.", examples=[{"order_id": "1042"}]
+    )
+
+
+class ToolCallAnswer(BaseModel):
+    """What the tool gave back."""
+
+    status: Literal["ok", "error"] = Field(
+        description="`error`: the tool ran and answered with a structured error of its own, in `result`."
+    )
+    result: Any = Field(description="The tool's result as JSON; cut, with a note, where it is too long.")
+    duration_ms: int = Field(description="Milliseconds the tool took.", examples=[12])

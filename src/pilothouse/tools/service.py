@@ -1,0 +1,160 @@
+"""Call a tool directly, without a model."""
+
+import asyncio
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from pydantic import ValidationError
+from pydantic_ai import Agent, RunContext, ToolReturn
+
+from pilothouse.errors import Conflict, InvalidRequest, PilothouseError
+from pilothouse.identity.principal import Principal
+from pilothouse.kit.ids import new_id
+from pilothouse.kit.jsons import dumps, loads
+from pilothouse.observability.logs import get_logger
+from pilothouse.settings import RunSettings
+from pilothouse.tools.context import ToolCall, serving
+from pilothouse.tools.registry import RegisteredTool, ToolRegistry
+from pilothouse.tools.results import classify_exception, error_in, shorten
+
+_MOST_ERRORS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCallOutcome:
+    """What a direct call gave back.
+
+    Attributes:
+        status: `error` where the tool itself answered with a structured error.
+        result: a JSON value, cut where it was too long.
+        duration_ms: how long the tool took, milliseconds.
+    """
+
+    status: Literal["ok", "error"]
+    result: Any
+    duration_ms: int
+
+
+class ToolService:
+    """Direct calls of the registered tools.
+
+    Args:
+        registry: the tools.
+        settings: timeout and longest result of tools that set none.
+        threads: where tools that are no coroutines run. One that times out is left behind there: Python can't stop a
+            thread.
+    """
+
+    def __init__(self, registry: ToolRegistry, settings: RunSettings, *, threads: Executor) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._threads = threads
+        self._log = get_logger("pilothouse.tools")
+
+    @property
+    def tools(self) -> ToolRegistry:
+        """The tools that can be called."""
+        return self._registry
+
+    async def call(
+        self, principal: Principal, name: str, arguments: dict[str, Any], *, idempotency_key: str | None = None
+    ) -> ToolCallOutcome:
+        """Run a tool for a caller.
+
+        Args:
+            principal: who calls.
+            name: which tool.
+            arguments: as its schema says.
+            idempotency_key: given on to the tool (`current_tool_call()`); by default a new one.
+
+        Raises:
+            Forbidden: `missing_scope`.
+            NotFound: `tool_not_found`.
+            Conflict: `approval_required`: a person must approve each call, so it only works inside a run.
+            InvalidRequest: `needs_run`, or `invalid_arguments` naming the field.
+            PilothouseError: 504 `tool_timeout`, or 502 `tool_failed` with the structured `error`.
+        """
+        principal.require("tools:call")
+        tool = self._registry.get(name)
+        for scope in tool.policy.scopes:
+            principal.require(scope)
+        _refuse_what_needs_a_run(tool)
+        checked = _validate(tool, arguments)
+        call_id = new_id("call")
+        call = ToolCall(
+            run_id=None,
+            conversation_id=None,
+            tenant=principal.tenant,
+            subject=principal.subject,
+            call_id=call_id,
+            idempotency_key=idempotency_key or call_id,
+        )
+        started = time.monotonic()
+        with serving(call):
+            result = await self._execute(tool, checked)
+        return ToolCallOutcome(
+            status="error" if error_in(result) else "ok",
+            result=shorten(result, tool.policy.max_output_chars or self._settings.tool_output_chars)[0],
+            duration_ms=round((time.monotonic() - started) * 1000),
+        )
+
+    async def _execute(self, tool: RegisteredTool, arguments: dict[str, Any]) -> Any:
+        seconds = tool.policy.timeout_seconds or self._settings.tool_timeout_seconds
+        limit = asyncio.timeout(seconds)
+        nowhere = cast("RunContext[Any]", None)  # tools that want one were refused
+        try:
+            async with limit:
+                with Agent.using_thread_executor(self._threads):
+                    result = await tool.tool.function_schema.call(arguments, nowhere)
+            return loads(dumps(cast("Any", result.return_value) if isinstance(result, ToolReturn) else result))
+        except Exception as error:
+            if limit.expired() and isinstance(error, TimeoutError):
+                raise PilothouseError(
+                    f"Tool {tool.policy.name} did not finish within {seconds:g} s. It may still have taken effect.",
+                    code="tool_timeout",
+                    status=504,
+                    retryable=tool.policy.effect != "once",
+                ) from None
+            self._log.warning("tool_failed", tool=tool.policy.name, exc_info=error)
+            shown = classify_exception(error)["error"]
+            raise PilothouseError(
+                f"Tool {tool.policy.name} failed. {shown['message']}",
+                code="tool_failed",
+                status=502,
+                retryable=shown["retryable"] and tool.policy.effect != "once",
+                error=shown,
+            ) from error
+
+
+def _refuse_what_needs_a_run(tool: RegisteredTool) -> None:
+    if tool.policy.approval:
+        raise Conflict(
+            f"Each call of {tool.policy.name} needs a person's approval, so it only works inside a run.",
+            code="approval_required",
+        )
+    if tool.needs_run:
+        raise InvalidRequest(
+            f"{tool.policy.name} works with the run it is called in, so it can't be called directly. "
+            "Ask an agent that has it.",
+            code="needs_run",
+        )
+
+
+def _validate(tool: RegisteredTool, arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return tool.tool.function_schema.validator.validate_json(dumps(arguments))
+    except ValidationError as error:
+        items = error.errors(include_url=False, include_input=False, include_context=False)
+        errors = [{"field": _field(item["loc"]), "message": item["msg"]} for item in items[:_MOST_ERRORS]]
+        first = errors[0]
+        raise InvalidRequest(
+            f"{first['field']} is wrong: {first['message'][:200]}. See GET /v1/tools for the arguments.",
+            code="invalid_arguments",
+            errors=errors,
+        ) from None
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    return ".".join(["arguments", *(str(part)[:80] for part in location)])

@@ -1,0 +1,117 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilothouse.agents import load_prompt
+from pilothouse.agents.prompts import parse_prompt
+from pilothouse.errors import InvalidRequest, StartupError
+
+SUPPORT = """\
+---
+model: openai:gpt-6-luna
+settings:
+  temperature: 0.2
+  max_tokens: 800
+version: 3
+description: Friendly and brief.
+variables:
+  customer:
+  plan: free
+---
+# Support
+
+You help {{ customer }} ({{plan}} plan).
+"""
+
+
+def parse(text: str):
+    return parse_prompt(text.encode(), Path("prompts/support.md"))
+
+
+def test_a_prompt_file_says_model_settings_version_and_variables(tmp_path):
+    file = tmp_path / "support.md"
+    file.write_text(SUPPORT)
+    prompt = load_prompt(file)
+    assert prompt.name == "support"
+    assert prompt.model == "openai:gpt-6-luna"
+    assert prompt.settings == {"temperature": 0.2, "max_tokens": 800}
+    assert prompt.version == "3"
+    assert prompt.description == "Friendly and brief."
+    assert prompt.variables == {"customer": None, "plan": "free"}
+    assert prompt.hash == hashlib.sha256(SUPPORT.encode()).hexdigest()
+    assert prompt.hash.startswith(prompt.short_hash)
+    assert len(prompt.short_hash) == 16
+
+
+def test_variables_are_filled_in_from_the_context_and_the_defaults():
+    prompt = parse(SUPPORT)
+    assert prompt.render({"customer": "Mira"}) == "# Support\n\nYou help Mira (free plan)."
+    assert prompt.render({"customer": "Mira", "plan": ["pro", 1], "other": "x"}).endswith('Mira (["pro",1] plan).')
+
+
+@pytest.mark.parametrize("context", [{}, {"plan": "pro"}, {"customer": None}, {"customer": ""}])
+def test_a_missing_required_variable_is_the_callers_mistake(context):
+    with pytest.raises(InvalidRequest, match="Prompt support needs customer") as caught:
+        parse(SUPPORT).render(context)
+    assert caught.value.code == "prompt_variable_missing"
+
+
+@given(st.text(min_size=1))
+def test_values_are_plain_text_never_read_again(value):
+    prompt = parse("---\nvariables: {a: , b: SECRET}\n---\n<{{ a }}>")
+    assert prompt.render({"a": value}) == f"<{value}>"
+    assert prompt.render({"a": "{{ b }} \\1 {a} %s"}) == "<{{ b }} \\1 {a} %s>"
+
+
+def test_without_front_matter_the_whole_file_is_the_prompt():
+    prompt = parse("You are kind. {not: a placeholder}\r\nBye.\n")
+    assert prompt.text == "You are kind. {not: a placeholder}\nBye."
+    assert prompt.version == prompt.short_hash
+    assert prompt.model is None
+    assert prompt.settings == {}
+
+
+def test_a_changed_file_is_another_version():
+    assert parse("One.").version != parse("Two.").version
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "sentence"),
+    [
+        ("---\nmodel: x\n", 1, "does not end"),
+        ("---\nmodel: [\n---\nHi", 2, "not YAML"),
+        ("---\n- a\n---\nHi", 2, "'name: value' lines"),
+        ("---\nversion: 1\nmodle: x\n---\nHi", 3, "modle is not known here"),
+        ("---\nversion: 1\nversion: 2\n---\nHi", 3, "version is given twice"),
+        ("---\nmodel: {a: 1}\n---\nHi", 2, "model is one line of text"),
+        ("---\nsettings:\n  temprature: 1\n---\nHi", 2, "settings has no temprature"),
+        ("---\nsettings: {temperature: hot}\n---\nHi", 2, "it is a number from 0.0 to 2.0"),
+        ("---\nsettings: {max_tokens: 1.5}\n---\nHi", 2, "max_tokens"),
+        ("---\nsettings: 5\n---\nHi", 2, "settings holds 'name: value' lines"),
+        ("---\nvariables: [a]\n---\nHi", 2, "variables holds 'name: value' lines"),
+        ("---\nvariables: {a-b: 1}\n---\nHi", 2, "use letters, digits and _"),
+        ("---\nversion: 1\n---\nHi\n\nYou {{ nme }}", 6, "nme is not among the variables"),
+        ("Hi {{ user.name }}", 1, "is no placeholder"),
+        ("---\nversion: 1\n---\n \n", 4, "has no text"),
+    ],
+)
+def test_mistakes_name_the_file_and_line(text, line, sentence):
+    with pytest.raises(StartupError) as caught:
+        parse(text)
+    assert caught.value.message.startswith(f"prompts/support.md:{line}: ")
+    assert sentence in caught.value.message
+
+
+def test_a_file_that_is_not_text_or_not_there_is_named(tmp_path):
+    with pytest.raises(StartupError, match=r"p.md:2: the prompt is not UTF-8"):
+        parse_prompt(b"Hi\n\xff", Path("p.md"))
+    with pytest.raises(StartupError, match="No such file"):
+        load_prompt(tmp_path / "none.md")
+
+
+def test_yaml_can_not_make_objects():
+    with pytest.raises(StartupError, match="not YAML"):
+        parse("---\nmodel: !!python/object/apply:os.system ['true']\n---\nHi")
