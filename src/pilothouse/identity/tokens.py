@@ -105,8 +105,7 @@ class TokenVerifier:
         algorithm = header.get("alg")
         if algorithm == "HS256" and self._secret is not None:
             return self._secret, "HS256"
-        if algorithm in ALGORITHMS and self._keys is not None:
-            algorithm = cast("str", algorithm)
+        if isinstance(algorithm, str) and algorithm in ALGORITHMS and self._keys is not None:
             key = await self._keys.find(header.get("kid"), algorithm)
             if key is None:
                 raise unauthenticated("The token is signed with a key the identity provider does not list.")
