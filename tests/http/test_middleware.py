@@ -2,6 +2,7 @@ import asyncio
 import io
 import json
 import logging
+import sys
 import time
 from contextlib import suppress
 
@@ -372,6 +373,9 @@ async def test_a_bad_websocket_frame_is_a_problem_and_no_crash(site, text):
 
 
 async def test_all_middleware_together_costs_less_than_a_tenth_of_a_millisecond():
+    if sys.gettrace() is not None:
+        pytest.skip("a tracer is on: it would be measured instead")
+
     async def bare(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": b"{}"})

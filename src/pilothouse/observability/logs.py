@@ -78,7 +78,7 @@ def configure_logging(
     structlog.configure(
         processors=[_add_logger_name, *shared, mask_secrets, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda name="": _Output(out, name),
+        logger_factory=lambda *names: _Output(out, *names),
         cache_logger_on_first_use=True,
     )
     _route_standard_library(out, level, shared, renderer)
@@ -122,7 +122,7 @@ class _Output:
 
     __slots__ = ("_stream", "name")
 
-    def __init__(self, stream: TextIO, name: str) -> None:
+    def __init__(self, stream: TextIO, name: str = "") -> None:
         self._stream = stream
         self.name = name
 
