@@ -69,7 +69,9 @@ async def open_database(url: str, *, pool_size: int = 5) -> Database:
     if backend == "sqlite":
         from pilothouse.db.sqlite import SqliteDatabase  # noqa: PLC0415 - each adapter only where it is used
 
-        return SqliteDatabase.open(Path(parsed.database or ":memory:"))
+        if not parsed.database or parsed.database == ":memory:":
+            raise StartupError("PILOTHOUSE_DATABASE_URL names no file. Use sqlite:///path/to/file.db.")
+        return SqliteDatabase.open(Path(parsed.database))
     if backend in {"postgresql", "postgres"}:
         from pilothouse.db.postgres import PostgresDatabase  # noqa: PLC0415 - needs the `postgres` extra
 

@@ -12,6 +12,8 @@ from pilothouse.db.database import Database
 from pilothouse.errors import StartupError
 
 _FOLDER = Path(__file__).with_name("migrations")
+_VERSION_TABLE = "pilothouse_version"
+_OURS = frozenset({"api_keys", "conversations", "idempotency_keys", "messages", "run_events", "runs", "steps"})
 _LOCK = 0x50494C4F  # any constant: one upgrade at a time on a PostgreSQL database
 
 
@@ -49,15 +51,17 @@ def _upgrade(connection: Connection) -> tuple[str | None, str]:
         config = Config()
         config.set_main_option("script_location", str(_FOLDER))
         config.attributes["connection"] = connection
+        config.attributes["version_table"] = _VERSION_TABLE
         command.upgrade(config, "head")
     return before, head
 
 
 def _known_version(connection: Connection) -> str | None:
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current is None and inspect(connection).has_table("runs"):
+    current = MigrationContext.configure(connection, opts={"version_table": _VERSION_TABLE}).get_current_revision()
+    if current is None and (taken := _OURS.intersection(inspect(connection).get_table_names())):
         raise StartupError(
-            "The database already has tables of these names that Pilothouse did not make. Use an empty database."
+            f"The database already has tables that Pilothouse did not make ({', '.join(sorted(taken))}). "
+            "Use another database."
         )
     known = {script.revision for script in _scripts().walk_revisions()}
     if current is not None and current not in known:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
@@ -190,7 +190,7 @@ def _settle_on(loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
 def _engine(path: Path, **kwargs: Any) -> Engine:
     pool = kwargs.pop("pool")
     engine = create_engine(
-        f"sqlite:///{path}",
+        URL.create("sqlite", database=str(path)),
         poolclass=pool,
         connect_args={"check_same_thread": False},
         **kwargs,
