@@ -1,1 +1,1 @@
-"""TODO."""
+"""Conversations: an ordered transcript with an owner."""

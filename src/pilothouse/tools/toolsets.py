@@ -41,7 +41,7 @@ class FoundTool:
 
 
 def function_toolset(functions: Sequence[Callable[..., Any] | Tool[Any]], *, id: str) -> FunctionToolset[Any]:  # noqa: A002 - Pydantic AI's own word
-    """A toolset of functions, decorated or not. Tools that need approval are marked so for Pydantic AI as well.
+    """A toolset of functions, decorated or not. Approval is the run's business, so it is not marked for Pydantic AI.
 
     A `Tool` given here is copied, since toolsets write their defaults into the tools they hold.
     """
@@ -50,11 +50,7 @@ def function_toolset(functions: Sequence[Callable[..., Any] | Tool[Any]], *, id:
 
 def as_tool(given: Callable[..., Any] | Tool[Any]) -> Tool[Any]:
     """A Pydantic AI tool for a function; a copy of one that is a tool already."""
-    tool: Tool[Any] = copy(cast("Tool[Any]", given)) if isinstance(given, Tool) else Tool(given)
-    policy = policy_of(cast("object", tool.function))
-    if policy is not None and policy.approval:
-        tool.requires_approval = True
-    return tool
+    return copy(cast("Tool[Any]", given)) if isinstance(given, Tool) else Tool(given)
 
 
 def find_tools(toolsets: Iterable[AbstractToolset[Any]]) -> list[FoundTool]:

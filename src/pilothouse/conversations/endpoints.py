@@ -1,0 +1,153 @@
+"""`/v1/conversations`. Needs `app.state.conversations`, and `app.state.stop_conversation` to end its runs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request, status
+from starlette.responses import Response
+
+from pilothouse.agents.registry import AgentRegistry
+from pilothouse.conversations.present import conversation_document, message_documents
+from pilothouse.conversations.schemas import (
+    ConversationChange,
+    ConversationExport,
+    ConversationOut,
+    MessageOut,
+    NewConversation,
+    PinIn,
+)
+from pilothouse.conversations.service import MOST_EXPORTED, Conversations
+from pilothouse.errors import InvalidRequest
+from pilothouse.http.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
+from pilothouse.http.problems import problem_responses
+from pilothouse.identity.http import Scoped
+from pilothouse.identity.principal import Principal
+from pilothouse.kit.jsons import dumps
+
+router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
+
+Reader = Annotated[Principal, Scoped("conversations:read")]
+Writer = Annotated[Principal, Scoped("conversations:write")]
+ConversationId = Annotated[str, Path(min_length=1, max_length=40)]
+MessageKey = Annotated[str, Path(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}$", description="A message's `key`.")]
+
+
+def _service(request: Request) -> Conversations:
+    return request.app.state.conversations
+
+
+Service = Annotated[Conversations, Depends(_service)]
+
+
+@router.get("", summary="Your conversations, last used first", responses=problem_responses(401, 403, 422, 503))
+async def list_conversations(
+    principal: Reader, service: Service, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Page[ConversationOut]:
+    """Pages of conversations, without their messages."""
+    before = decode_cursor(cursor, int, str) if cursor is not None else None
+    rows = await service.page(principal, limit=limit + 1, before=before)
+    shown = rows[:limit]
+    more = encode_cursor(shown[-1].updated_at, shown[-1].id) if len(rows) > limit else None
+    return Page(items=[ConversationOut.model_validate(conversation_document(row)) for row in shown], next_cursor=more)
+
+
+@router.post(
+    "",
+    summary="Begin a conversation",
+    status_code=status.HTTP_201_CREATED,
+    responses=problem_responses(400, 401, 403, 404, 422, 503),
+)
+async def create_conversation(
+    request: Request, body: NewConversation, principal: Writer, service: Service
+) -> ConversationOut:
+    """Not needed for chatting: a message without a conversation begins one."""
+    agents: AgentRegistry = request.app.state.agents
+    agent = agents.get(body.agent) if body.agent is not None else agents.default
+    if agent is None:
+        names = ", ".join(item.name for item in agents) or "none"
+        raise InvalidRequest(f"Say which agent: {names}.", code="agent_required")
+    row = await service.create(principal, agent=agent.name, title=body.title, metadata=body.metadata)
+    return ConversationOut.model_validate(conversation_document(row))
+
+
+@router.get("/{conversation_id}", summary="A conversation", responses=problem_responses(401, 403, 404, 422, 503))
+async def get_conversation(conversation_id: ConversationId, principal: Reader, service: Service) -> ConversationOut:
+    """Its title, agent and times."""
+    return ConversationOut.model_validate(conversation_document(await service.get(principal, conversation_id)))
+
+
+@router.patch(
+    "/{conversation_id}", summary="Rename a conversation", responses=problem_responses(400, 401, 403, 404, 422, 503)
+)
+async def rename_conversation(
+    conversation_id: ConversationId, body: ConversationChange, principal: Writer, service: Service
+) -> ConversationOut:
+    """Give it another title."""
+    row = await service.rename(principal, conversation_id, body.title)
+    return ConversationOut.model_validate(conversation_document(row))
+
+
+@router.delete(
+    "/{conversation_id}",
+    summary="Delete a conversation",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=problem_responses(401, 403, 404, 422, 503),
+)
+async def delete_conversation(
+    request: Request, conversation_id: ConversationId, principal: Writer, service: Service
+) -> None:
+    """Stops what runs in it, then removes it with its runs, events and messages for good."""
+    await service.get(principal, conversation_id)
+    await request.app.state.stop_conversation(principal, conversation_id)
+    await service.delete(principal, conversation_id)
+
+
+@router.get(
+    "/{conversation_id}/messages",
+    summary="A conversation's messages, oldest first",
+    responses=problem_responses(401, 403, 404, 422, 503),
+)
+async def list_messages(
+    conversation_id: ConversationId,
+    principal: Reader,
+    service: Service,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Page[MessageOut]:
+    """The transcript: what people, the agent and its tools said."""
+    after = decode_cursor(cursor, int, int) if cursor is not None else None
+    rows = await service.messages(principal, conversation_id, limit=limit + 1, after=after)
+    shown = rows[:limit]
+    more = encode_cursor(shown[-1].turn, shown[-1].seq) if len(rows) > limit else None
+    return Page(items=[MessageOut.model_validate(item) for item in message_documents(shown)], next_cursor=more)
+
+
+@router.put(
+    "/{conversation_id}/messages/{key}/pin",
+    summary="Pin a message",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=problem_responses(400, 401, 403, 404, 422, 503),
+)
+async def pin_message(
+    conversation_id: ConversationId, key: MessageKey, body: PinIn, principal: Writer, service: Service
+) -> None:
+    """Pinned messages stay when the history is cut to the model's window."""
+    turn, _, seq = key.partition(".")
+    await service.pin(principal, conversation_id, turn=int(turn), seq=int(seq), pinned=body.pinned)
+
+
+@router.get(
+    "/{conversation_id}/export",
+    summary="Export a conversation",
+    response_model=ConversationExport,
+    responses=problem_responses(401, 403, 404, 422, 503),
+)
+async def export_conversation(conversation_id: ConversationId, principal: Reader, service: Service) -> Response:
+    """The conversation with all its messages (10,000 at most), as a file."""
+    row = await service.get(principal, conversation_id)
+    rows = await service.messages(principal, conversation_id, limit=MOST_EXPORTED)
+    document = {"conversation": conversation_document(row), "messages": message_documents(rows)}
+    return Response(
+        dumps(document),
+        media_type="application/json",
+        headers={"Content-Disposition": f'attachment; filename="{row.id}.json"'},
+    )

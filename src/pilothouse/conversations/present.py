@@ -1,0 +1,127 @@
+"""Stored conversations to what callers see."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic_ai.messages import (
+    BinaryContent,
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    RetryFeedbackPart,
+    RetryPromptPart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from sqlalchemy.engine import Row
+
+from pilothouse.conversations.transcript import StoredMessage, decode
+from pilothouse.kit.clock import to_datetime
+
+
+def conversation_document(row: Row[Any]) -> dict[str, Any]:
+    """A `ConversationOut`."""
+    return {
+        "id": row.id,
+        "agent": row.agent,
+        "title": row.title,
+        "turns": row.turns,
+        "metadata": row.metadata,
+        "created_at": iso(row.created_at),
+        "updated_at": iso(row.updated_at),
+    }
+
+
+def message_documents(rows: Sequence[StoredMessage]) -> list[dict[str, Any]]:
+    """`MessageOut`s."""
+    return [_message(row, message) for row, message in zip(rows, decode(rows), strict=True)]
+
+
+def iso(milliseconds: int | None) -> str | None:
+    """Stored milliseconds as ISO 8601 in UTC."""
+    return None if milliseconds is None else to_datetime(milliseconds).isoformat(timespec="milliseconds")
+
+
+def user_text(message: ModelMessage) -> str:
+    """The text of a stored user message."""
+    return "\n".join(item for item in _user_content(message) if isinstance(item, str))
+
+
+def result_text(message: ModelMessage) -> str:
+    """The text of a stored tool result, as the model was shown it."""
+    parts = message.parts if isinstance(message, ModelRequest) else []
+    texts = [
+        part.model_response_str() if isinstance(part, ToolReturnPart) else part.model_response()
+        for part in parts
+        if isinstance(part, ToolReturnPart | RetryPromptPart | RetryFeedbackPart)
+    ]
+    return "\n".join(texts)
+
+
+def response_text(response: ModelResponse) -> str:
+    """All text of a response."""
+    return "".join(part.content for part in response.parts if isinstance(part, TextPart))
+
+
+def reasoning_of(response: ModelResponse) -> str | None:
+    """The reasoning of a response, where the model shows it."""
+    return "".join(part.content for part in response.parts if isinstance(part, ThinkingPart)) or None
+
+
+def arguments_of(call: ToolCallPart) -> Any:
+    """A call's arguments as JSON where they are that, otherwise as the text the model sent."""
+    try:
+        return call.args_as_dict(raise_if_invalid=True)
+    except (ValueError, AssertionError):
+        return call.args
+
+
+def call_document(call: ToolCallPart) -> dict[str, Any]:
+    """A `ToolCallOut`."""
+    return {"call_id": call.tool_call_id, "name": call.tool_name, "arguments": arguments_of(call)}
+
+
+def _message(row: StoredMessage, message: ModelMessage) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "key": row.key,
+        "run_id": row.run_id,
+        "step": row.step,
+        "role": row.role,
+        "text": None,
+        "reasoning": None,
+        "tool_calls": [],
+        "call_id": row.call_id,
+        "name": None,
+        "result": None,
+        "attachments": [],
+        "pinned": row.pinned,
+        "interrupted": False,
+        "created_at": iso(row.created_at),
+    }
+    if isinstance(message, ModelResponse):
+        document["text"] = response_text(message)
+        document["reasoning"] = reasoning_of(message)
+        document["tool_calls"] = [call_document(call) for call in message.tool_calls]
+        document["interrupted"] = message.state == "interrupted"
+    elif row.role == "user":
+        document["text"] = user_text(message)
+        document["attachments"] = [
+            {"media_type": item.media_type, "bytes": len(item.data)}
+            for item in _user_content(message)
+            if isinstance(item, BinaryContent)
+        ]
+    else:
+        document["result"] = result_text(message)
+        document["name"] = next((part.tool_name for part in message.parts if isinstance(part, ToolReturnPart)), None)
+    return document
+
+
+def _user_content(message: ModelMessage) -> list[Any]:
+    items: list[Any] = []
+    for part in message.parts if isinstance(message, ModelRequest) else []:
+        if isinstance(part, UserPromptPart):
+            items.extend([part.content] if isinstance(part.content, str) else part.content)
+    return items

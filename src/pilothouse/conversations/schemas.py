@@ -1,0 +1,88 @@
+"""What conversations look like on the wire."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pilothouse.kit.jsons import dumps
+
+MOST_METADATA_BYTES = 16_384
+
+
+class NewConversation(BaseModel):
+    """A conversation to begin without a message."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    agent: str | None = Field(default=None, max_length=128)
+    title: str = Field(default="", max_length=200)
+    metadata: dict[str, Any] | None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _bounded(cls, metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+        if metadata is not None and len(dumps(metadata)) > MOST_METADATA_BYTES:
+            raise ValueError(f"metadata is at most {MOST_METADATA_BYTES} bytes of JSON")
+        return metadata
+
+
+class ConversationChange(BaseModel):
+    """A new title."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str = Field(min_length=1, max_length=200)
+
+
+class ConversationOut(BaseModel):
+    """A conversation."""
+
+    id: str
+    agent: str
+    title: str
+    turns: int = Field(description="How many runs it has had.")
+    metadata: dict[str, Any] | None
+    created_at: str
+    updated_at: str
+
+
+class ToolCallOut(BaseModel):
+    """A call in an assistant's message."""
+
+    call_id: str
+    name: str
+    arguments: Any
+
+
+class MessageOut(BaseModel):
+    """One message of a transcript."""
+
+    key: str = Field(description="Its place, `turn.seq`.")
+    run_id: str
+    step: int
+    role: Literal["user", "assistant", "tool", "feedback"]
+    text: str | None
+    reasoning: str | None
+    tool_calls: list[ToolCallOut]
+    call_id: str | None
+    name: str | None
+    result: str | None
+    attachments: list[dict[str, Any]]
+    pinned: bool
+    interrupted: bool = Field(description="The answer was stopped before its end.")
+    created_at: str
+
+
+class PinIn(BaseModel):
+    """Whether a message stays when the history is cut."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pinned: bool
+
+
+class ConversationExport(BaseModel):
+    """A conversation with all its messages."""
+
+    conversation: ConversationOut
+    messages: list[MessageOut]

@@ -1,0 +1,166 @@
+"""`POST /v1/chat` and `POST /v1/chat/stream`."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request
+from starlette.responses import Response
+
+from pilothouse.errors import RunFailure
+from pilothouse.http.problems import problem_responses
+from pilothouse.http.sse import EventStreamResponse, encode_event
+from pilothouse.identity.http import Scoped
+from pilothouse.identity.principal import Principal
+from pilothouse.kit.jsons import dumps
+from pilothouse.runs.events import START, EventPlace
+from pilothouse.runs.present import chat_answer, chat_answer_of
+from pilothouse.runs.requests import ChatRequests
+from pilothouse.runs.schemas import ChatAnswer, ChatRequest
+from pilothouse.runs.service import Accepted, Runs
+
+router = APIRouter(prefix="/v1", tags=["chat"])
+
+Chatter = Annotated[Principal, Scoped("chat")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The same key with the same body gives the same run, however often it is sent.",
+    ),
+]
+
+_STREAM_EXAMPLE = (
+    'id: 1-1\nevent: run.queued\ndata: {"type":"run.queued","run_id":"run_01…","conversation_id":"conv_01…"}\n\n'
+    'id: 1-4\nevent: text.delta\ndata: {"type":"text.delta","run_id":"run_01…","step":1,"text":"It ships "}\n\n'
+    'id: 1-9\nevent: run.completed\ndata: {"type":"run.completed","run_id":"run_01…","text":"It ships tomorrow."}\n\n'
+)
+
+
+def runs_of(request: Request) -> Runs:
+    """The app's run service."""
+    return request.app.state.runs
+
+
+def _requests_of(request: Request) -> ChatRequests:
+    return request.app.state.chat_requests
+
+
+RunService = Annotated[Runs, Depends(runs_of)]
+Requests = Annotated[ChatRequests, Depends(_requests_of)]
+
+
+@router.post(
+    "/chat",
+    summary="Send a message and wait for the whole answer",
+    response_model=ChatAnswer,
+    responses=problem_responses(400, 401, 403, 404, 409, 413, 422, 429, 502, 503, 504),
+)
+async def chat(
+    request: Request,
+    body: ChatRequest,
+    principal: Chatter,
+    runs: RunService,
+    requests: Requests,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Answers when the run has ended, or waits for a person (`state: awaiting_input`, status 202)."""
+    began = time.monotonic()
+    new = await requests.new_run(principal, body, stream=False, idempotency_key=idempotency_key)
+    accepted = await runs.start(new)
+    if body.on_disconnect == "cancel":
+        await _wait_while_connected(request, principal, runs, accepted)
+    outcome = await runs.wait(principal, accepted)
+    if outcome is not None:
+        answer = chat_answer_of(
+            outcome,
+            run_id=accepted.run_id,
+            conversation_id=accepted.conversation_id,
+            agent=new.agent.name,
+            latency_ms=round((time.monotonic() - began) * 1000),
+        )
+        error = outcome.error
+    else:
+        view = await runs.view(principal, accepted.run_id)
+        answer, error = chat_answer(view), view.row.error
+    if error is not None:
+        raise failure_of(error, answer)
+    return Response(dumps(answer), 202 if answer["state"] == "awaiting_input" else 200, media_type="application/json")
+
+
+@router.post(
+    "/chat/stream",
+    summary="Send a message and follow its run as server-sent events",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The run's events, as `GET /v1/runs/{id}/events` gives them.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}},
+        },
+        **problem_responses(400, 401, 403, 404, 409, 413, 422, 429, 503),
+    },
+)
+async def chat_stream(
+    request: Request,
+    body: ChatRequest,
+    principal: Chatter,
+    runs: RunService,
+    requests: Requests,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """The stream ends with `run.completed`, `run.failed` or `run.cancelled`. Leaving it does not stop the run unless
+    `on_disconnect` is `cancel`; `GET /v1/runs/{id}/events` continues it from `Last-Event-ID`.
+    """
+    new = await requests.new_run(principal, body, stream=True, idempotency_key=idempotency_key)
+    accepted = await runs.start(new)
+
+    async def stop() -> None:
+        await runs.cancel(principal, accepted.run_id, reason="its caller left")
+
+    return EventStreamResponse(
+        event_bytes(runs, principal, accepted.run_id, START),
+        heartbeat_seconds=request.app.state.settings.server.heartbeat_seconds,
+        on_disconnect=stop if body.on_disconnect == "cancel" else None,
+        headers={"X-Run-ID": accepted.run_id, "X-Conversation-ID": accepted.conversation_id},
+    )
+
+
+async def event_bytes(runs: Runs, principal: Principal, run_id: str, after: EventPlace) -> AsyncIterator[bytes]:
+    """A run's events as they go over the wire, each batch in one piece."""
+    async for batch in runs.follow(principal, run_id, after):
+        yield b"".join([encode_event(event.id, event.type, event.to_json(run_id)) for event in batch])
+
+
+async def _wait_while_connected(request: Request, principal: Principal, runs: Runs, accepted: Accepted) -> None:
+    """Until the run ends here, or its caller leaves: then it is stopped."""
+    task = accepted.task
+    if task is None:
+        return
+    left = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await runs.cancel(principal, accepted.run_id, reason="its caller left")
+    finally:
+        left.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+
+
+def failure_of(error: dict[str, Any], answer: dict[str, Any]) -> RunFailure:
+    """The problem document of a run that failed, which names the run."""
+    failure = RunFailure(
+        error["message"],
+        category=error["category"],
+        code=error["code"],
+        status=error.get("status") or 502,
+        retryable=error["retryable"],
+        run_id=answer["run_id"],
+        conversation_id=answer["conversation_id"],
+    )
+    failure.extra["category"] = failure.category
+    return failure

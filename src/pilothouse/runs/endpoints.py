@@ -1,0 +1,127 @@
+"""`/v1/runs`."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.responses import Response
+
+from pilothouse.http.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
+from pilothouse.http.problems import problem_responses
+from pilothouse.http.sse import EventStreamResponse
+from pilothouse.identity.http import Scoped
+from pilothouse.identity.principal import Principal
+from pilothouse.kit.jsons import dumps
+from pilothouse.runs.chat_endpoints import RunService, event_bytes
+from pilothouse.runs.events import START, parse_event_id
+from pilothouse.runs.present import run_detail, run_document
+from pilothouse.runs.schemas import CancelOut, EventPage, InputIn, RunDetail, RunOut
+from pilothouse.runs.states import RunState
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+Reader = Annotated[Principal, Scoped("runs:read")]
+Writer = Annotated[Principal, Scoped("runs:write")]
+RunId = Annotated[str, Path(min_length=1, max_length=40, description="As `run_id` in answers and events.")]
+
+_EVENTS_LIMIT = 500
+
+
+@router.get("", summary="Your runs, newest first", responses=problem_responses(401, 403, 422, 503))
+async def list_runs(
+    principal: Reader,
+    runs: RunService,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+    conversation_id: Annotated[str | None, Query(max_length=40)] = None,
+    state: RunState | None = None,
+    agent: Annotated[str | None, Query(max_length=128)] = None,
+) -> Page[RunOut]:
+    """Pages of runs, without their steps."""
+    rows = await runs.page(
+        principal,
+        limit=limit + 1,
+        before=decode_cursor(cursor, int, str) if cursor is not None else None,
+        conversation_id=conversation_id,
+        state=state,
+        agent=agent,
+    )
+    shown = rows[:limit]
+    more = encode_cursor(shown[-1].created_at, shown[-1].id) if len(rows) > limit else None
+    return Page(items=[RunOut.model_validate(run_document(row)) for row in shown], next_cursor=more)
+
+
+@router.get(
+    "/{run_id}",
+    summary="A run with its steps",
+    response_model=RunDetail,
+    responses=problem_responses(401, 403, 404, 422, 503),
+)
+async def get_run(run_id: RunId, principal: Reader, runs: RunService) -> Response:
+    """Everything that is known of a run: what it cost, each step with its duration, arguments and result."""
+    return Response(dumps(run_detail(await runs.view(principal, run_id))), media_type="application/json")
+
+
+@router.get(
+    "/{run_id}/events",
+    summary="A run's events",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "As server-sent events to the run's last one, or, with `Accept: application/json`, "
+            "those there are now.",
+            "content": {
+                "text/event-stream": {"schema": {"type": "string"}},
+                "application/json": {"schema": EventPage.model_json_schema()},
+            },
+        },
+        **problem_responses(401, 403, 404, 422, 503),
+    },
+)
+async def run_events(
+    request: Request,
+    run_id: RunId,
+    principal: Reader,
+    runs: RunService,
+    after: Annotated[str | None, Query(max_length=40, description="Only what comes after this event id.")] = None,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", description="As `after`.")] = None,
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """Continues exactly after the id given: no event is left out or sent twice, whichever server answers."""
+    given = after if after is not None else last_event_id
+    place = parse_event_id(given) if given else START
+    if accept is not None and accept.split(",")[0].split(";")[0].strip() == "application/json":
+        events = await runs.events(principal, run_id, place, limit=_EVENTS_LIMIT)
+        items = [{"id": event.id, "type": event.type, "data": event.data} for event in events]
+        document: dict[str, Any] = {"items": items, "last_id": items[-1]["id"] if items else None}
+        return Response(dumps(document), media_type="application/json")
+    await runs.get(principal, run_id)
+    return EventStreamResponse(
+        event_bytes(runs, principal, run_id, place),
+        heartbeat_seconds=request.app.state.settings.server.heartbeat_seconds,
+    )
+
+
+@router.post("/{run_id}/cancel", summary="Stop a run", responses=problem_responses(401, 403, 404, 422, 503))
+async def cancel_run(run_id: RunId, principal: Writer, runs: RunService) -> CancelOut:
+    """Answers when the model and the tools have stopped. Stopping a run that has ended changes nothing and says so."""
+    done = await runs.cancel(principal, run_id)
+    return CancelOut.model_validate(
+        {
+            "run_id": done.run_id,
+            "state": done.state,
+            "took_effect": done.took_effect,
+            "already_finished": done.already_finished,
+        }
+    )
+
+
+@router.post(
+    "/{run_id}/input",
+    summary="Answer a call that waits for a person",
+    status_code=202,
+    responses=problem_responses(401, 403, 404, 409, 422, 503),
+)
+async def answer_run(run_id: RunId, body: InputIn, principal: Writer, runs: RunService) -> RunOut:
+    """Yes or no to one tool call. The run goes on when all its waiting calls are answered."""
+    await runs.answer(principal, run_id, call_id=body.call_id, approve=body.approve)
+    return RunOut.model_validate(run_document(await runs.get(principal, run_id)))

@@ -1,0 +1,522 @@
+"""Execution: the agent loop around one attempt of a run, from its transcript to its end."""
+
+import asyncio
+import inspect
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
+from pydantic_ai.exceptions import ContentFilterError, UnexpectedModelBehavior
+from pydantic_ai.messages import ModelResponse
+from pydantic_ai.usage import UsageLimits
+from pydantic_core import to_jsonable_python
+from sqlalchemy import Connection
+from sqlalchemy.engine import Row
+
+from pilothouse.agents.registry import AgentRegistry, DepsRequest, ServedAgent
+from pilothouse.conversations import repository as conversation_rows
+from pilothouse.conversations.transcript import StoredMessage, assemble, decode, split_open_tail
+from pilothouse.conversations.window import fit
+from pilothouse.db import Database
+from pilothouse.errors import PilothouseError, RunFailure, Unavailable
+from pilothouse.identity.principal import Principal
+from pilothouse.kit.jsons import dumps
+from pilothouse.llm.deltas import current_sink
+from pilothouse.llm.gateway import ModelGateway
+from pilothouse.observability.logs import get_logger
+from pilothouse.runs import repository
+from pilothouse.runs.active import ActiveRun, OpenCall, RunSink, ToolUse, Totals, current_run, failure_document
+from pilothouse.runs.admit import Admitted, NewRun, started_event
+from pilothouse.runs.deltas import DeltaWriter
+from pilothouse.runs.errors import AwaitInput, Fenced, arguments_failed, bad_model_output, internal, timed_out
+from pilothouse.runs.events import to_rows
+from pilothouse.runs.journal import Journal, RunPlace
+from pilothouse.runs.live import LiveRuns
+from pilothouse.runs.steps import RunHooks
+from pilothouse.usage.prices import format_usd
+
+log = get_logger(__name__)
+
+_ANSWER_TOKENS = 4_096
+_NO_LIMITS = UsageLimits(request_limit=None)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an attempt ended, for whoever waits for it in this process.
+
+    Attributes:
+        complete: the outcome covers the whole run: it had one attempt, so nothing needs to be read back.
+    """
+
+    state: str
+    text: str
+    output: Any
+    error: dict[str, Any] | None
+    totals: Totals
+    tools: list[ToolUse]
+    model: str | None
+    effects: list[dict[str, str]]
+    complete: bool
+
+
+@dataclass(slots=True)
+class Resumption:
+    """What is stored of a run that is to be continued."""
+
+    row: Row[Any]
+    history: list[StoredMessage]
+    unloaded: int
+    own: list[StoredMessage]
+    steps: Sequence[Row[Any]]
+    last_event: int
+
+
+class Executor:
+    """Executes runs in this process. One instance serves all agents.
+
+    Args:
+        owner: this process's lease, stamped on the runs it takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        agents: AgentRegistry,
+        gateway: ModelGateway,
+        live: LiveRuns,
+        deltas: DeltaWriter,
+        owner: str,
+        default_model: str | None,
+    ) -> None:
+        self._database = database
+        self._agents = agents
+        self._gateway = gateway
+        self._live = live
+        self._deltas = deltas
+        self.owner = owner
+        self._default_model = default_model
+        self._hooks = RunHooks()
+        self._reinject = ReinjectSystemPrompt[Any]()
+        self._tasks: dict[str, asyncio.Task[Outcome | None]] = {}
+        self._runs: dict[str, ActiveRun] = {}
+        self._next: set[asyncio.Task[Any]] = set()
+        self.stopping = False
+
+    # --- what others ask of it ---
+
+    def start(self, new: NewRun, admitted: Admitted) -> asyncio.Task[Outcome | None]:
+        """Execute a run that was just admitted as running."""
+        live = self._live.open(admitted.run_id, attempt=1, first_number=1)
+        for event in admitted.events:
+            live.publish(event)
+        live.mark_durable(len(admitted.events))
+        journal = Journal(
+            self._database,
+            live,
+            RunPlace(admitted.run_id, admitted.conversation_id, admitted.turn, 1),
+            next_seq=2,
+            next_step=1,
+            next_event=len(admitted.events) + 1,
+            on_dirty=self._deltas.mark,
+        )
+        run = self._activate(
+            journal,
+            new.agent,
+            new.principal,
+            {"context": dict(new.context), "stream": new.stream},
+            (admitted.history, admitted.unloaded, admitted.own),
+        )
+        return self._spawn(run)
+
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        states: Sequence[str] = ("running", "queued", "awaiting_input"),
+        if_attempt: int | None = None,
+    ) -> asyncio.Task[Outcome | None] | None:
+        """Take a stored run over and continue it from its transcript.
+
+        Returns:
+            The task that executes it; None where it is in no state to be continued, or someone else was quicker.
+        """
+        if run_id in self._tasks or self.stopping:
+            return None
+        stored = await self._database.write(_take_over, run_id, self.owner, tuple(states), if_attempt, self._agents)
+        if stored is None:
+            return None
+        row = stored.row
+        live = self._live.open(run_id, attempt=row.attempt, first_number=stored.last_event)
+        live.publish(started_event(row.conversation_id, row.agent, row.attempt, stored.last_event))
+        live.mark_durable(stored.last_event)
+        journal = Journal(
+            self._database,
+            live,
+            RunPlace(run_id, row.conversation_id, row.turn, row.attempt),
+            next_seq=max((message.seq for message in stored.own), default=0) + 1,
+            next_step=max((step.number for step in stored.steps), default=0) + 1,
+            next_event=stored.last_event + 1,
+            on_dirty=self._deltas.mark,
+        )
+        request: dict[str, Any] = row.request
+        principal = Principal(row.tenant, row.owner, frozenset(request["scopes"]), request["kind"])
+        agent = self._agents.get(row.agent)
+        run = self._activate(journal, agent, principal, request, (stored.history, stored.unloaded, stored.own))
+        _restore(run, stored)
+        return self._spawn(run)
+
+    def task(self, run_id: str) -> asyncio.Task[Outcome | None] | None:
+        """The task that executes a run here, if it does."""
+        return self._tasks.get(run_id)
+
+    def cancel(self, run_id: str, reason: str) -> asyncio.Task[Outcome | None] | None:
+        """Stop a run that executes here: closes its model's socket and its tools. Await the task to know it has."""
+        task, run = self._tasks.get(run_id), self._runs.get(run_id)
+        if task is None or run is None:
+            return None
+        if run.cancel_reason is None:
+            run.cancel_reason = reason
+            task.cancel()
+        return task
+
+    async def close(self, *, grace_seconds: float) -> None:
+        """Start nothing more, let runs end for a while, then leave the rest as they are to be continued later."""
+        self.stopping = True
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=grace_seconds)
+        for task in list(self._tasks.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), *self._next, return_exceptions=True)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    # --- one attempt ---
+
+    def _activate(
+        self,
+        journal: Journal,
+        agent: ServedAgent,
+        principal: Principal,
+        request: dict[str, Any],
+        rows: tuple[list[StoredMessage], int, list[StoredMessage]],
+    ) -> ActiveRun:
+        history, unloaded, own = rows
+        kept, cut = fit([*history, *own], self._budget(agent), keep_from_turn=journal.place.turn, already_cut=unloaded)
+        if cut is not None:
+            journal.set_run(cut=asdict(cut))
+        base, recorded = split_open_tail(kept)
+        return ActiveRun(
+            run_id=journal.place.run_id,
+            conversation_id=journal.place.conversation_id,
+            agent=agent,
+            principal=principal,
+            journal=journal,
+            policy=lambda name: self._agents.policy(agent, name),
+            stream=bool(request.get("stream")),
+            context=request.get("context") or {},
+            recorded=recorded,
+            history=assemble(base),
+        )
+
+    def _budget(self, agent: ServedAgent) -> int:
+        """Tokens of history a turn may send: the model's window less room for instructions, tools and the answer."""
+        if agent.limits.history_tokens is not None:
+            return agent.limits.history_tokens
+        window = self._gateway.window_tokens(agent.model or self._default_model or "")
+        answer = (agent.model_settings or {}).get("max_tokens") or _ANSWER_TOKENS
+        return max(window - answer - window // 8, window // 4)
+
+    def _spawn(self, run: ActiveRun) -> asyncio.Task[Outcome | None]:
+        task = asyncio.create_task(self._execute(run), name=f"run:{run.run_id}")
+        self._tasks[run.run_id] = task
+        self._runs[run.run_id] = run
+        return task
+
+    async def _execute(self, run: ActiveRun) -> Outcome | None:
+        structlog.contextvars.bind_contextvars(
+            run_id=run.run_id, conversation_id=run.conversation_id, tenant=run.principal.tenant
+        )
+        live = self._live.get(run.run_id)
+        queued: str | None = None
+        try:
+            outcome, queued = await self._attempt(run)
+        except Fenced:
+            log.warning("run_continued_elsewhere")
+            return None
+        except Unavailable as error:
+            log.error("run_left_for_recovery", reason=error.message)  # noqa: TRY400 - the sentence says it all
+            return None
+        else:
+            return outcome
+        finally:
+            self._tasks.pop(run.run_id, None)
+            self._runs.pop(run.run_id, None)
+            if live is not None:
+                self._live.close(live)
+            if queued is not None and not self.stopping:
+                following = asyncio.create_task(self.resume(queued, states=("queued",)))
+                self._next.add(following)
+                following.add_done_callback(self._next.discard)
+
+    async def _attempt(self, run: ActiveRun) -> tuple[Outcome | None, str | None]:
+        """Run the agent, then record how it ended. Returns that, and the run that may start next."""
+        seconds = run.agent.limits.timeout_seconds
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                result = await self._run_agent(run)
+        except asyncio.CancelledError:
+            if run.cancel_reason is None:
+                raise  # the process stops: the run stays as it is and is continued later
+            return await self._cancelled(run)
+        except AwaitInput:
+            await run.finish("awaiting_input", values={}, event=None)
+            return self._outcome(run, "awaiting_input"), None
+        except TimeoutError as error:
+            failure = timed_out(seconds) if limit.expired() else _failure_of(error)
+            return await self._failed(run, failure)
+        except (Fenced, Unavailable):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it was, the run ends and says so
+            return await self._failed(run, _failure_of(error))
+        return await self._completed(run, result)
+
+    async def _run_agent(self, run: ActiveRun) -> Any:
+        agent = run.agent
+        if run.doomed is not None:
+            raise run.doomed
+        if (recorded := _recorded_answer(run)) is not None:
+            return recorded
+        current_run.set(run)
+        if run.stream:
+            current_sink.set(RunSink(run))
+        capabilities: list[AbstractCapability[Any]] = [self._hooks]
+        if agent.has_system_prompt:
+            capabilities.append(self._reinject)
+        model = self._gateway.model(
+            agent.model or self._default_model or "",
+            fallback=agent.fallback,
+            timeout_seconds=agent.limits.model_timeout_seconds,
+        )
+        retries = agent.limits.argument_retries
+        result = await agent.agent.run(
+            None,
+            message_history=run.history,
+            model=model,
+            deps=await _deps(run),
+            instructions=instructions_of(agent, run.context),
+            model_settings=agent.model_settings,
+            usage_limits=_NO_LIMITS,
+            retries={"tools": retries, "output": retries},
+            toolsets=agent.toolsets or None,
+            capabilities=capabilities,
+        )
+        messages = result.all_messages()
+        run.record_framework_parts(messages[-1] if messages else None)
+        return result
+
+    async def _completed(self, run: ActiveRun, result: Any) -> tuple[Outcome, str | None]:
+        output = None
+        if run.agent.output_schema is not None:
+            output = to_jsonable_python(result.output, fallback=str, inf_nan_mode="null")
+        elif isinstance(result.output, str):
+            run.text = result.output
+        run.settle_open_calls("the answer was complete without it")
+        stored = dumps({"text": run.text, "output": output})
+        event = {
+            "text": run.text,
+            "output": output,
+            "usage": run.totals.as_usage(),
+            "cost_usd": format_usd(run.totals.cost_nano_usd),
+        }
+        queued = await run.finish(
+            "completed", values={"output": stored}, event=("run.completed", event), after=_next_queued(run)
+        )
+        log.info("run_completed", steps=run.journal.steps_taken, **run.totals.as_usage())
+        return self._outcome(run, "completed", output=output), queued
+
+    async def _failed(self, run: ActiveRun, failure: RunFailure) -> tuple[Outcome, str | None]:
+        run.keep_partial_text()
+        run.settle_open_calls("the run failed")
+        error = failure_document(failure)
+        queued = await run.finish(
+            "failed", values={"error": error}, event=("run.failed", {"error": error}), after=_next_queued(run)
+        )
+        log.warning("run_failed", code=failure.code, category=failure.category, exc_info=failure.__cause__)
+        return self._outcome(run, "failed", error=error), queued
+
+    async def _cancelled(self, run: ActiveRun) -> tuple[Outcome, str | None]:
+        run.keep_partial_text()
+        run.settle_open_calls("the run was cancelled")
+        effects = run.effects()
+        queued = await run.finish(
+            "cancelled",
+            values={"output": dumps({"text": run.text, "output": None})},
+            event=("run.cancelled", {"reason": run.cancel_reason, "took_effect": effects}),
+            after=_next_queued(run),
+        )
+        log.info("run_cancelled", reason=run.cancel_reason)
+        return self._outcome(run, "cancelled"), queued
+
+    def _outcome(
+        self, run: ActiveRun, state: str, *, output: Any = None, error: dict[str, Any] | None = None
+    ) -> Outcome:
+        return Outcome(
+            state=state,
+            text=run.text,
+            output=output,
+            error=error,
+            totals=run.totals,
+            tools=run.tools_used,
+            model=run.model,
+            effects=run.effects(),
+            complete=run.journal.place.attempt == 1,
+        )
+
+
+def _take_over(
+    connection: Connection,
+    run_id: str,
+    owner: str,
+    states: tuple[str, ...],
+    if_attempt: int | None,
+    agents: AgentRegistry,
+) -> Resumption | None:
+    """Raise the fencing number and read all that is needed to go on, in one transaction."""
+    from_now = repository.take_over(connection, run_id, owner=owner, states=states, if_attempt=if_attempt)
+    if from_now is None:
+        return None
+    last = repository.last_event_number(connection, run_id) + 1
+    event = started_event(from_now.conversation_id, from_now.agent, from_now.attempt, last)
+    repository.insert_events(connection, run_id, to_rows([event]), from_now.started_at)
+    history, unloaded = conversation_rows.load_history(
+        connection,
+        from_now.conversation_id,
+        before_turn=from_now.turn,
+        most=agents.get(from_now.agent).limits.history_messages,
+    )
+    return Resumption(
+        row=from_now,
+        history=history,
+        unloaded=unloaded,
+        own=conversation_rows.load_turn(connection, from_now.conversation_id, from_now.turn),
+        steps=repository.load_steps(connection, run_id),
+        last_event=last,
+    )
+
+
+def _restore(run: ActiveRun, stored: Resumption) -> None:
+    """Put a continued run where its last attempt stopped: totals, counters, calls that wait for a result."""
+    row = stored.row
+    run.totals = Totals(row.input_tokens, row.output_tokens, row.cached_tokens, row.cost_nano_usd)
+    run.model = row.model
+    run.iterations = sum(1 for message in stored.own if message.role == "assistant")
+    steps = {(step.model_step, step.call_id): step for step in stored.steps if step.kind == "tool"}
+    for message, response in zip(stored.own, decode(stored.own), strict=True):
+        if not isinstance(response, ModelResponse):
+            continue
+        run.text = response.text or ""
+        try:
+            run.note_calls(response.tool_calls)
+        except RunFailure as failure:
+            run.doomed = failure
+        run.open_calls = {
+            call.tool_call_id: _open_call(OpenCall(call, message.step), steps.get((message.step, call.tool_call_id)))
+            for call in response.tool_calls
+        }
+    for message in stored.own:
+        if message.role == "tool" and message.call_id is not None:
+            run.open_calls.pop(message.call_id, None)
+
+
+def _open_call(opened: OpenCall, step: Row[Any] | None) -> OpenCall:
+    """A call as its intent row left it. One that was started without a result is in doubt unless it may run again."""
+    if step is None:
+        return opened
+    opened.tool_step = step.number
+    opened.effect = step.effect or "once"
+    opened.tries = 1
+    if step.state in ("waiting", "approved", "denied"):
+        opened.state = step.state
+    elif step.state == "started" and opened.effect == "once":
+        opened.state = "in_doubt"
+    return opened
+
+
+@dataclass(slots=True)
+class _Recorded:
+    """The answer of a run whose last response was recorded, but not its end."""
+
+    output: str
+
+    def all_messages(self) -> list[Any]:
+        return []
+
+
+def _recorded_answer(run: ActiveRun) -> _Recorded | None:
+    last = run.history[-1] if run.history else None
+    final = isinstance(last, ModelResponse) and not last.tool_calls and last.state == "complete"
+    return _Recorded(run.text) if final and run.agent.output_schema is None else None
+
+
+def _next_queued(run: ActiveRun) -> Any:
+    return lambda connection: repository.next_queued(connection, run.conversation_id)
+
+
+def instructions_of(agent: ServedAgent, context: dict[str, Any]) -> str | None:
+    """The agent's prompt with its variables; what the prompt doesn't use of the context is given as it is.
+
+    Raises:
+        InvalidRequest: the context lacks a variable that the prompt requires.
+    """
+    used: set[str] = set(agent.prompt.variables) if agent.prompt else set()
+    rest = {name: value for name, value in context.items() if name not in used}
+    parts = [agent.prompt.render(context)] if agent.prompt else []
+    if rest and agent.deps is None:
+        parts.append(f"Context given by the application, as JSON:\n{dumps(rest)}")
+    return "\n\n".join(parts) or None
+
+
+async def _deps(run: ActiveRun) -> Any:
+    if run.agent.deps is None:
+        return None
+    made = run.agent.deps(
+        DepsRequest(
+            agent=run.agent.name,
+            run_id=run.run_id,
+            conversation_id=run.conversation_id,
+            tenant=run.principal.tenant,
+            subject=run.principal.subject,
+            scopes=run.principal.scopes,
+            context=run.context,
+        )
+    )
+    return await made if inspect.isawaitable(made) else made
+
+
+def _failure_of(error: BaseException) -> RunFailure:
+    """What a caller is told about an exception out of the agent loop."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, RunFailure):
+        return error
+    if isinstance(error, ContentFilterError):
+        failure = RunFailure(
+            "The provider's content filter stopped the answer. Rephrase the request.",
+            category="model",
+            code="content_filtered",
+            status=422,
+        )
+    elif isinstance(error, UnexpectedModelBehavior):
+        failure = arguments_failed() if "max retries" in str(error) or "retries" in str(error) else bad_model_output()
+    elif isinstance(error, PilothouseError):
+        failure = RunFailure(error.message, category="logic", code=error.code, status=error.status)
+    else:
+        log.error("agent_error", exc_info=error)
+        failure = internal()
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,78 @@
+"""Follow a run's events: from memory where it executes here, from its log otherwise, without a gap or a duplicate."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from pilothouse.db import Database
+from pilothouse.runs import repository
+from pilothouse.runs.events import EventPlace, RunEvent, from_rows, merge_deltas
+from pilothouse.runs.live import LiveRuns
+from pilothouse.runs.states import TERMINAL
+
+_PAGE = 200
+_POLL_SECONDS = 0.5
+
+
+class Follower:
+    """Reads event streams. Holds nothing between reads but the reader's place: no connection, no queue."""
+
+    def __init__(self, database: Database, live: LiveRuns) -> None:
+        self._database = database
+        self._live = live
+
+    async def follow(self, run_id: str, after: EventPlace) -> AsyncIterator[list[RunEvent]]:
+        """Batches of events after a place, each as soon as there is one, until the run's last event.
+
+        Events that have come while the reader was busy come together, deltas merged. The caller has checked whose
+        run it is. Ends too when the run no longer exists.
+        """
+        place = after
+        while True:
+            live = self._live.get(run_id)
+            events = live.since(place) if live is not None else None
+            if live is not None and events is not None:
+                if events:
+                    place = events[-1].place
+                    yield merge_deltas(events)
+                    if events[-1].final:
+                        return
+                else:
+                    await live.wait(place)
+                    if live.closed:
+                        await asyncio.sleep(0)
+                continue
+            in_memory_from = live.place_before() if live is not None else None
+            events, full = await self._read(run_id, place)
+            if events:
+                place = events[-1].place
+                yield merge_deltas(events)
+                if events[-1].final:
+                    return
+            if full:
+                continue
+            if in_memory_from is not None:
+                place = max(place, in_memory_from)
+            elif not events and await self._ended(run_id):
+                return
+            elif not events:
+                await self._live.wait_open(run_id, _POLL_SECONDS)
+
+    async def page(self, run_id: str, after: EventPlace, limit: int) -> list[RunEvent]:
+        """Events of the log after a place, at once. The caller has checked whose run it is."""
+        rows = await self._database.read(repository.read_events, run_id, after=after, limit=limit)
+        return from_rows(rows, after)
+
+    async def wait_for_change(self, run_id: str) -> None:
+        """Until there may be something new of a run, half a second at most."""
+        await self._live.wait_open(run_id, _POLL_SECONDS)
+
+    async def _read(self, run_id: str, after: EventPlace) -> tuple[list[RunEvent], bool]:
+        rows = await self._database.read(repository.read_events, run_id, after=after, limit=_PAGE)
+        return from_rows(rows, after), len(rows) == _PAGE
+
+    async def _ended(self, run_id: str) -> bool:
+        """Whether there is nothing more to come: the run has ended (and its log was read after that) or is gone."""
+        row = await self._database.read(repository.get_run_for_executor, run_id)
+        if row is None:
+            return True
+        return row.state in TERMINAL

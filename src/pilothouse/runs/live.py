@@ -1,0 +1,131 @@
+"""The live tail of runs that execute in this process.
+
+Events are kept in one list per run, shared by all its readers; a reader holds only its place. What is durable may be
+let go from memory at any time: a reader that has fallen behind finds it in the log. So a slow reader costs nothing.
+"""
+
+import asyncio
+from collections import deque
+
+from pilothouse.runs.events import START, EventPlace, RunEvent
+
+_KEPT_BEHIND = 512
+"""Durable events kept in memory for readers a little behind."""
+
+
+class LiveRun:
+    """The events of one attempt that may not be in the log yet, and who waits for more."""
+
+    def __init__(self, run_id: str, *, attempt: int, first_number: int) -> None:
+        self.run_id = run_id
+        self.attempt = attempt
+        self.first_number = first_number
+        self.durable = first_number - 1
+        self.closed = False
+        self._events: deque[RunEvent] = deque()
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def last_number(self) -> int:
+        """The number of the newest event; one less than the first where there is none."""
+        return self.first_number + len(self._events) - 1
+
+    def publish(self, event: RunEvent) -> None:
+        """Append the next event and wake the readers."""
+        self._events.append(event)
+        self._wake()
+
+    def mark_durable(self, number: int) -> None:
+        """Everything up to this number is in the log; old events may go from memory."""
+        self.durable = max(self.durable, number)
+        spare = min(self.durable, self.last_number - _KEPT_BEHIND) - self.first_number + 1
+        for _ in range(spare):
+            self._events.popleft()
+            self.first_number += 1
+
+    def close(self) -> None:
+        """No more events here: readers go on from the log."""
+        self.closed = True
+        self._wake()
+
+    def place_before(self) -> EventPlace:
+        """The place just before the oldest event in memory."""
+        return (self.attempt, self.first_number - 1)
+
+    def since(self, place: EventPlace) -> list[RunEvent] | None:
+        """Events after a place; None where memory does not reach back that far."""
+        if place == START and self.attempt == 1 and self.first_number == 1:
+            place = (1, 0)
+        if place < self.place_before():
+            return None
+        if place[0] > self.attempt:
+            return []
+        skip = place[1] - self.first_number + 1
+        return [self._events[index] for index in range(skip, len(self._events))]
+
+    async def wait(self, place: EventPlace) -> None:
+        """Until there is an event after this place, or the run is closed here."""
+        while not self.closed and (self.attempt, self.last_number) <= place:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class LiveRuns:
+    """All runs that execute in this process."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, LiveRun] = {}
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+
+    def open(self, run_id: str, *, attempt: int, first_number: int) -> LiveRun:
+        """Begin the live tail of an attempt."""
+        live = LiveRun(run_id, attempt=attempt, first_number=first_number)
+        self._runs[run_id] = live
+        self.look(run_id)
+        return live
+
+    def look(self, run_id: str) -> None:
+        """Wake those who wait for this run: it begins here, or its log has grown elsewhere."""
+        for waiter in self._waiters.pop(run_id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait_open(self, run_id: str, timeout_seconds: float) -> None:
+        """Until there may be something new of a run that does not execute here, or the time is over."""
+        waiter = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(run_id, [])
+        waiters.append(waiter)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await waiter
+        except TimeoutError:
+            return
+        finally:
+            if waiter in waiters:
+                waiters.remove(waiter)
+            if not waiters and self._waiters.get(run_id) is waiters:
+                del self._waiters[run_id]
+
+    def get(self, run_id: str) -> LiveRun | None:
+        """The live tail of a run, if it executes here."""
+        return self._runs.get(run_id)
+
+    def close(self, live: LiveRun) -> None:
+        """End a live tail; its readers go on from the log."""
+        live.close()
+        if self._runs.get(live.run_id) is live:
+            del self._runs[live.run_id]
+
+    def __len__(self) -> int:
+        return len(self._runs)

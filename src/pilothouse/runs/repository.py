@@ -1,0 +1,310 @@
+"""SQL of runs, steps and event logs.
+
+What a caller reads or writes carries the tenant and the owner; what an executor writes carries the fencing number.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, tuple_, update
+from sqlalchemy.engine import Row
+
+from pilothouse.runs.events import DELTA_TYPES, EventPlace, EventRow
+from pilothouse.runs.states import ACTIVE, TERMINAL
+from pilothouse.runs.tables import idempotency_keys, run_events, runs, steps
+
+_INSERT_RUN = insert(runs)
+_INSERT_EVENTS = insert(run_events)
+_INSERT_STEPS = insert(steps)
+_INSERT_KEY = insert(idempotency_keys)
+_UPDATE_STEPS = (
+    update(steps)
+    .where(steps.c.run_id == bindparam("b_run_id"), steps.c.number == bindparam("b_number"))
+    .values(state=bindparam("b_state"), error_code=bindparam("b_error_code"), finished_at=bindparam("b_finished_at"))
+)
+
+
+def insert_run(connection: Connection, values: dict[str, Any]) -> None:
+    """Add a run."""
+    connection.execute(_INSERT_RUN, values)
+
+
+def get_run(connection: Connection, tenant: str, owner: str, run_id: str) -> Row[Any] | None:
+    """The caller's run, or None."""
+    return connection.execute(
+        select(runs).where(runs.c.id == run_id, runs.c.tenant == tenant, runs.c.owner == owner)
+    ).first()
+
+
+def get_run_for_executor(connection: Connection, run_id: str) -> Row[Any] | None:
+    """A run by id alone: for the process that executes it, never for a caller."""
+    return connection.execute(select(runs).where(runs.c.id == run_id)).first()
+
+
+def list_runs(
+    connection: Connection,
+    tenant: str,
+    owner: str,
+    *,
+    limit: int,
+    before: tuple[int, str] | None,
+    conversation_id: str | None,
+    state: str | None,
+    agent: str | None,
+) -> Sequence[Row[Any]]:
+    """The caller's runs, newest first, after the place `before` (created_at, id)."""
+    where = [runs.c.tenant == tenant, runs.c.owner == owner]
+    if conversation_id is not None:
+        where.append(runs.c.conversation_id == conversation_id)
+    if state is not None:
+        where.append(runs.c.state == state)
+    if agent is not None:
+        where.append(runs.c.agent == agent)
+    if before is not None:
+        where.append(or_(runs.c.created_at < before[0], and_(runs.c.created_at == before[0], runs.c.id < before[1])))
+    return connection.execute(
+        select(runs).where(*where).order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
+    ).all()
+
+
+def open_runs_of(connection: Connection, conversation_id: str) -> Sequence[Row[Any]]:
+    """Runs of a conversation that have not ended, oldest first. The caller has checked whose conversation it is."""
+    return connection.execute(
+        select(runs.c.id, runs.c.state, runs.c.turn)
+        .where(runs.c.conversation_id == conversation_id, runs.c.finished_at.is_(None))
+        .order_by(runs.c.turn)
+    ).all()
+
+
+def write_fenced(
+    connection: Connection, run_id: str, attempt: int, values: dict[str, Any], *, states: Sequence[str] = ("running",)
+) -> bool:
+    """Change a run if this attempt still holds it; on PostgreSQL its row stays locked until the commit.
+
+    Returns:
+        False where another attempt has taken the run over or it has left `states`: write nothing more.
+    """
+    return (
+        connection.execute(
+            update(runs)
+            .where(runs.c.id == run_id, runs.c.attempt == attempt, runs.c.state.in_(states))
+            .values(**values)
+        ).rowcount
+        == 1
+    )
+
+
+def take_over(
+    connection: Connection, run_id: str, *, owner: str, now: int, states: Sequence[str], if_attempt: int | None = None
+) -> Row[Any] | None:
+    """Make this process the run's executor under a new fencing number.
+
+    Returns:
+        The run as it now is; None where it is not in one of `states` (or was taken by someone else meanwhile).
+    """
+    where = [runs.c.id == run_id, runs.c.state.in_(states)]
+    if if_attempt is not None:
+        where.append(runs.c.attempt == if_attempt)
+    return connection.execute(
+        update(runs)
+        .where(*where)
+        .values(
+            state="running",
+            attempt=runs.c.attempt + 1,
+            lease_owner=owner,
+            started_at=func.coalesce(runs.c.started_at, now),
+        )
+        .returning(*runs.c)
+    ).first()
+
+
+def next_queued(connection: Connection, conversation_id: str) -> str | None:
+    """The id of the conversation's oldest waiting run, where no run is active in it."""
+    rows = connection.execute(
+        select(runs.c.id, runs.c.state)
+        .where(runs.c.conversation_id == conversation_id, runs.c.finished_at.is_(None))
+        .order_by(runs.c.turn)
+    ).all()
+    if not rows or any(row.state in ACTIVE for row in rows):
+        return None
+    return rows[0].id
+
+
+def orphans(connection: Connection, *, not_owned_by: str) -> list[str]:
+    """Runs that should be executing but belong to another process, oldest first."""
+    return list(
+        connection.execute(
+            select(runs.c.id)
+            .where(runs.c.state == "running", runs.c.lease_owner != not_owned_by)
+            .order_by(runs.c.created_at)
+        ).scalars()
+    )
+
+
+def conversations_waiting(connection: Connection) -> list[str]:
+    """Conversations with a waiting run and no active one: something ended without starting the next."""
+    active = select(runs.c.conversation_id).where(runs.c.state.in_(ACTIVE))
+    return list(
+        connection.execute(
+            select(runs.c.conversation_id)
+            .where(runs.c.state == "queued", runs.c.conversation_id.not_in(active))
+            .distinct()
+        ).scalars()
+    )
+
+
+def request_cancel(connection: Connection, tenant: str, owner: str, run_id: str, now: int) -> Row[Any] | None:
+    """Record that the caller wants the run stopped; the run as it now is, None where there is none."""
+    return connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id, runs.c.tenant == tenant, runs.c.owner == owner)
+        .values(cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, now))
+        .returning(*runs.c)
+    ).first()
+
+
+def insert_events(connection: Connection, run_id: str, rows: Sequence[EventRow], now: int) -> None:
+    """Append to a run's log."""
+    connection.execute(
+        _INSERT_EVENTS,
+        [
+            {
+                "run_id": run_id,
+                "attempt": row.attempt,
+                "seq": row.number,
+                "type": row.type,
+                "data": row.data,
+                "created_at": now,
+            }
+            for row in rows
+        ],
+    )
+
+
+def insert_deltas(connection: Connection, rows: Sequence[tuple[str, EventRow]], now: int) -> set[str]:
+    """Append rows of deltas to the logs of several runs, leaving out runs another attempt has taken over.
+
+    Returns:
+        The runs whose rows were written.
+    """
+    wanted = {(run_id, row.attempt) for run_id, row in rows}
+    held = connection.execute(
+        select(runs.c.id, runs.c.attempt)
+        .where(tuple_(runs.c.id, runs.c.attempt).in_(wanted), runs.c.state == "running")
+        .with_for_update(read=True)
+    ).all()
+    held_ids = {(row.id, row.attempt) for row in held}
+    values = [
+        {
+            "run_id": run_id,
+            "attempt": row.attempt,
+            "seq": row.number,
+            "type": row.type,
+            "data": row.data,
+            "created_at": now,
+        }
+        for run_id, row in rows
+        if (run_id, row.attempt) in held_ids
+    ]
+    if values:
+        connection.execute(_INSERT_EVENTS, values)
+    return {run_id for run_id, _ in held_ids}
+
+
+def read_events(connection: Connection, run_id: str, *, after: EventPlace, limit: int) -> list[EventRow]:
+    """Rows of the log that end after a place. The caller has checked whose run it is."""
+    rows = connection.execute(
+        select(run_events.c.attempt, run_events.c.seq, run_events.c.type, run_events.c.data)
+        .where(
+            run_events.c.run_id == run_id,
+            or_(
+                run_events.c.attempt > after[0],
+                and_(run_events.c.attempt == after[0], run_events.c.seq > after[1]),
+            ),
+        )
+        .order_by(run_events.c.attempt, run_events.c.seq)
+        .limit(limit)
+    )
+    return [EventRow(*row) for row in rows]
+
+
+def last_event_number(connection: Connection, run_id: str) -> int:
+    """The highest event number in the run's log, over all attempts; 0 where it is empty."""
+    return connection.execute(
+        select(func.coalesce(func.max(run_events.c.seq), 0)).where(run_events.c.run_id == run_id)
+    ).scalar_one()
+
+
+def drop_deltas(connection: Connection, *, finished_before: int, most_runs: int) -> int:
+    """Remove the deltas of runs that ended before a time: their messages hold the text. Returns rows removed."""
+    ended = (
+        select(runs.c.id)
+        .where(
+            runs.c.finished_at < finished_before,
+            runs.c.id.in_(select(run_events.c.run_id).where(run_events.c.type.in_(DELTA_TYPES))),
+        )
+        .limit(most_runs)
+    )
+    return connection.execute(
+        run_events.delete().where(run_events.c.run_id.in_(ended), run_events.c.type.in_(DELTA_TYPES))
+    ).rowcount
+
+
+def insert_steps(connection: Connection, values: Sequence[dict[str, Any]]) -> None:
+    """Add steps."""
+    connection.execute(_INSERT_STEPS, values)
+
+
+def finish_steps(connection: Connection, values: Sequence[dict[str, Any]]) -> None:
+    """Record how steps ended: dictionaries of run_id, number, state, error_code, finished_at."""
+    connection.execute(_UPDATE_STEPS, [{f"b_{name}": value for name, value in item.items()} for item in values])
+
+
+def load_steps(connection: Connection, run_id: str) -> Sequence[Row[Any]]:
+    """A run's steps in order. The caller has checked whose run it is."""
+    return connection.execute(select(steps).where(steps.c.run_id == run_id).order_by(steps.c.number)).all()
+
+
+def set_step_state(connection: Connection, run_id: str, number: int, *, state: str, from_states: Sequence[str]) -> bool:
+    """Move one step to a state if it is in one of `from_states`."""
+    return (
+        connection.execute(
+            update(steps)
+            .where(steps.c.run_id == run_id, steps.c.number == number, steps.c.state.in_(from_states))
+            .values(state=state)
+        ).rowcount
+        == 1
+    )
+
+
+def insert_key(connection: Connection, values: dict[str, Any]) -> None:
+    """Claim an idempotency key; violates the primary key where it is taken."""
+    connection.execute(_INSERT_KEY, values)
+
+
+def get_key(connection: Connection, tenant: str, owner: str, key: str) -> Row[Any] | None:
+    """What an idempotency key of the caller stands for."""
+    return connection.execute(
+        select(idempotency_keys).where(
+            idempotency_keys.c.tenant == tenant, idempotency_keys.c.owner == owner, idempotency_keys.c.key == key
+        )
+    ).first()
+
+
+def set_key_response(connection: Connection, tenant: str, owner: str, key: str, response: str) -> None:
+    """Keep the answer that repetitions of the key get."""
+    connection.execute(
+        update(idempotency_keys)
+        .where(idempotency_keys.c.tenant == tenant, idempotency_keys.c.owner == owner, idempotency_keys.c.key == key)
+        .values(response=response)
+    )
+
+
+def drop_keys(connection: Connection, *, created_before: int) -> int:
+    """Forget idempotency keys older than a time."""
+    return connection.execute(idempotency_keys.delete().where(idempotency_keys.c.created_at < created_before)).rowcount
+
+
+def is_terminal(state: str) -> bool:
+    """Whether a stored state is one a run never leaves."""
+    return state in TERMINAL

@@ -1,0 +1,90 @@
+"""From a chat request on any face to a `NewRun`."""
+
+from typing import Literal
+
+from pilothouse.agents.registry import AgentRegistry, ServedAgent
+from pilothouse.conversations import repository as conversation_rows
+from pilothouse.db import Database
+from pilothouse.errors import InvalidRequest, TooLarge
+from pilothouse.identity.principal import Principal
+from pilothouse.kit.jsons import canonical_hash
+from pilothouse.runs.admit import Attachment, NewRun
+from pilothouse.runs.schemas import ChatRequest
+
+
+class ChatRequests:
+    """Turns chat requests into runs to admit: finds the agent, checks what the schema can't.
+
+    Args:
+        attachment_bytes: largest attachment.
+    """
+
+    def __init__(self, agents: AgentRegistry, database: Database, *, attachment_bytes: int) -> None:
+        self._agents = agents
+        self._database = database
+        self._attachment_bytes = attachment_bytes
+
+    async def new_run(
+        self,
+        principal: Principal,
+        request: ChatRequest,
+        *,
+        stream: bool,
+        idempotency_key: str | None = None,
+    ) -> NewRun:
+        """The run a request asks for.
+
+        Raises:
+            InvalidRequest: several agents and none named, or an empty key.
+            NotFound: no such agent.
+            TooLarge: an attachment is over the limit.
+        """
+        for item in request.attachments:
+            if len(item.data) > self._attachment_bytes:
+                raise TooLarge(
+                    f"An attachment is {len(item.data)} bytes; at most {self._attachment_bytes} are taken.",
+                    code="attachment_too_large",
+                )
+        mode: Literal["stream", "whole"] = "stream" if stream else "whole"
+        return NewRun(
+            principal=principal,
+            agent=await self._agent(principal, request),
+            message=request.message,
+            conversation_id=request.conversation_id,
+            context=request.context,
+            attachments=[Attachment(item.media_type, item.data, item.name) for item in request.attachments],
+            on_busy=request.on_busy,
+            stream=stream,
+            on_disconnect=request.on_disconnect,
+            idempotency_key=checked_key(idempotency_key),
+            body_hash=canonical_hash([mode, request.model_dump(mode="json")]) if idempotency_key is not None else "",
+        )
+
+    async def _agent(self, principal: Principal, request: ChatRequest) -> ServedAgent:
+        if request.agent is not None:
+            return self._agents.get(request.agent)
+        if self._agents.default is not None and (request.conversation_id is None or len(self._agents) == 1):
+            return self._agents.default
+        if request.conversation_id is not None:
+            row = await self._database.read(
+                conversation_rows.get_conversation, principal.tenant, principal.subject, request.conversation_id
+            )
+            if row is not None:
+                return self._agents.get(row.agent)
+        names = ", ".join(agent.name for agent in self._agents) or "none"
+        raise InvalidRequest(f"Say which agent: {names}.", code="agent_required")
+
+
+def checked_key(key: str | None) -> str | None:
+    """An Idempotency-Key header, or None where there is none.
+
+    Raises:
+        InvalidRequest: it is empty, too long, or holds characters a header shouldn't.
+    """
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
+        raise InvalidRequest(
+            "Idempotency-Key has 1 to 255 printable ASCII characters.", code="bad_idempotency_key", status=400
+        )
+    return key

@@ -1,0 +1,209 @@
+"""What chat and run requests and answers look like on the wire."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, field_validator
+
+from pilothouse.kit.jsons import dumps
+from pilothouse.runs.states import OnBusy, RunKind, RunState
+
+MOST_MESSAGE_CHARS = 10_000
+MOST_CONTEXT_BYTES = 32_768
+MOST_ATTACHMENTS = 10
+
+Id = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z]+_[0-9a-z]+$")]
+
+
+class AttachmentIn(BaseModel):
+    """An image or document, as far as the model takes them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    media_type: str = Field(
+        pattern=r"^(image/(png|jpeg|gif|webp)|application/pdf|text/(plain|markdown|csv|html))$",
+        examples=["image/png"],
+        description="image/png, image/jpeg, image/gif, image/webp, application/pdf, or text/plain, markdown, csv, html.",
+    )
+    data: Base64Bytes = Field(description="The bytes, base64.")
+    name: str | None = Field(default=None, max_length=200)
+
+
+class ChatRequest(BaseModel):
+    """A message to an agent."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"message": "Where is order 1042?", "agent": "support"}]},
+    )
+
+    message: str = Field(min_length=1, max_length=MOST_MESSAGE_CHARS, description="Text, 1 to 10,000 characters.")
+    agent: str | None = Field(
+        default=None,
+        max_length=128,
+        description="Which agent. Left out: the conversation's, or the server's only or default one.",
+    )
+    conversation_id: Id | None = Field(default=None, description="Left out: a new conversation begins.")
+    context: dict[str, Any] = Field(
+        default_factory=dict[str, Any],
+        description="Facts from your application, for the prompt's variables and the agent's dependencies. "
+        "32 KiB of JSON at most.",
+    )
+    attachments: list[AttachmentIn] = Field(default_factory=list[AttachmentIn], max_length=MOST_ATTACHMENTS)
+    on_busy: OnBusy = Field(
+        default="reject", description="What to do where a run is active in the conversation: see the guide."
+    )
+    on_disconnect: Literal["continue", "cancel"] = Field(
+        default="continue", description="Whether the run goes on when you leave before its end."
+    )
+
+    @field_validator("message")
+    @classmethod
+    def _not_blank(cls, message: str) -> str:
+        if not message.strip():
+            raise ValueError("a message has at least one character that is not a space")
+        return message
+
+    @field_validator("context")
+    @classmethod
+    def _bounded(cls, context: dict[str, Any]) -> dict[str, Any]:
+        if len(dumps(context)) > MOST_CONTEXT_BYTES:
+            raise ValueError(f"context is at most {MOST_CONTEXT_BYTES} bytes of JSON")
+        return context
+
+
+class Usage(BaseModel):
+    """Tokens, as the provider counted them."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+
+class ToolUseOut(BaseModel):
+    """A tool call of the run."""
+
+    name: str
+    arguments: Any
+    status: Literal["ok", "error", "cancelled", "in_doubt"]
+    result: str = Field(description="The result, shortened to one line.")
+    duration_ms: int
+    call_id: str
+
+
+class FailureOut(BaseModel):
+    """Why a run failed."""
+
+    code: str
+    message: str
+    category: Literal["transient", "model", "tool", "logic", "fatal"]
+    retryable: bool
+
+
+class ChatAnswer(BaseModel):
+    """The whole answer to a message."""
+
+    run_id: str
+    conversation_id: str
+    agent: str
+    state: RunState
+    text: str
+    output: Any = Field(description="The validated JSON of an agent with a structured output type, else null.")
+    model: str | None
+    tools: list[ToolUseOut]
+    usage: Usage
+    cost_usd: str | None = Field(description="A decimal number of dollars, or null where the price is not known.")
+    latency_ms: int
+    error: FailureOut | None = None
+
+
+class StepOut(BaseModel):
+    """One model request or tool call of a run."""
+
+    number: int
+    kind: Literal["model", "tool"]
+    name: str
+    state: str
+    attempt: int
+    call_id: str | None
+    effect: str | None
+    arguments: Any
+    result: str | None
+    text: str | None
+    reasoning: str | None
+    error_code: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    cost_usd: str | None
+    first_token_ms: int | None
+    started_at: str
+    finished_at: str | None
+    duration_ms: int | None
+
+
+class RunOut(BaseModel):
+    """A run."""
+
+    id: str
+    conversation_id: str
+    agent: str
+    kind: RunKind
+    state: RunState
+    attempt: int
+    model: str | None
+    prompt: dict[str, str | None] | None = Field(description="Name, version and hash of the prompt that was used.")
+    text: str | None
+    output: Any
+    error: FailureOut | None
+    usage: Usage
+    cost_usd: str | None
+    cut: dict[str, int] | None = Field(description="What of the history did not fit into the model's window.")
+    step_count: int
+    forked_from: str | None
+    cancel_requested: bool
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    duration_ms: int | None
+
+
+class RunDetail(RunOut):
+    """A run with its steps."""
+
+    message: str
+    steps: list[StepOut]
+
+
+class EventOut(BaseModel):
+    """One event of a run's log."""
+
+    id: str
+    type: str
+    data: dict[str, Any]
+
+
+class EventPage(BaseModel):
+    """Events so far."""
+
+    items: list[EventOut]
+    last_id: str | None
+
+
+class CancelOut(BaseModel):
+    """What became of a request to stop a run."""
+
+    run_id: str
+    state: RunState
+    took_effect: list[dict[str, str]] = Field(
+        description="Calls of tools that change things, which were made (`ok`) or may have been (`in_doubt`)."
+    )
+    already_finished: bool
+
+
+class InputIn(BaseModel):
+    """A person's answer to a call that waits."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    call_id: str = Field(min_length=1, max_length=128)
+    approve: bool

@@ -1,0 +1,313 @@
+"""What callers can do with runs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import Row
+
+from pilothouse.conversations import repository as conversation_rows
+from pilothouse.conversations.transcript import StoredMessage
+from pilothouse.db import Database
+from pilothouse.errors import Conflict, NotFound, Unavailable
+from pilothouse.identity.principal import Principal
+from pilothouse.kit.clock import now_ms
+from pilothouse.observability.logs import get_logger
+from pilothouse.runs import repository
+from pilothouse.runs.admit import Admitted, NewRun, admit
+from pilothouse.runs.events import START, EventPlace, RunEvent, to_rows
+from pilothouse.runs.execute import Executor, Outcome, instructions_of
+from pilothouse.runs.follow import Follower
+from pilothouse.runs.states import TERMINAL
+
+log = get_logger(__name__)
+
+_CANCEL_WAIT_MS = 30_000
+
+
+@dataclass(slots=True)
+class RunView:
+    """A run with its steps and its own messages, as stored."""
+
+    row: Row[Any]
+    steps: Sequence[Row[Any]]
+    messages: list[StoredMessage]
+
+
+@dataclass(slots=True)
+class Accepted:
+    """An accepted run, and the task that executes it where that is in this process."""
+
+    run_id: str
+    conversation_id: str
+    state: str
+    task: asyncio.Task[Outcome | None] | None
+    replayed: bool
+
+
+@dataclass(slots=True)
+class Cancelled:
+    """What became of a request to stop a run."""
+
+    run_id: str
+    state: str
+    took_effect: list[dict[str, str]]
+    already_finished: bool
+
+
+class Runs:
+    """Start, follow, read, answer and stop runs. Everything is the caller's own, or not found."""
+
+    def __init__(self, database: Database, executor: Executor, follower: Follower, *, queue_length: int) -> None:
+        self._database = database
+        self._executor = executor
+        self._follower = follower
+        self._queue_length = queue_length
+
+    async def start(self, new: NewRun) -> Accepted:
+        """Accept a run and begin it. When this returns the run is durable and will reach an end.
+
+        Raises:
+            Unavailable: the server is stopping, or the database is away.
+            NotFound, Conflict, TooMany, InvalidRequest: see `admit`.
+        """
+        if self._executor.stopping:
+            raise Unavailable(
+                "This server is stopping. Send the request again: another one will answer.",
+                code="stopping",
+                headers={"Retry-After": "1"},
+            )
+        instructions_of(new.agent, dict(new.context))  # a missing prompt variable is the caller's error, said now
+        admitted = await admit(self._database, new, owner=self._executor.owner, queue_length=self._queue_length)
+        if admitted.replay_of is not None:
+            row = await self.get(new.principal, admitted.replay_of)
+            task = self._executor.task(row.id)
+            return Accepted(row.id, row.conversation_id, row.state, task, replayed=True)
+        task = self._executor.start(new, admitted) if admitted.state == "running" else None
+        if admitted.to_interrupt:
+            await self._interrupt(new.principal, admitted)
+        return Accepted(admitted.run_id, admitted.conversation_id, admitted.state, task, replayed=False)
+
+    async def wait(self, principal: Principal, accepted: Accepted) -> Outcome | None:
+        """Until the run has ended or waits for a person.
+
+        Returns:
+            Its outcome where it ran here in one attempt; None where it has to be read back.
+        """
+        task = accepted.task
+        if task is not None:
+            outcome = await asyncio.shield(task)
+            if outcome is not None and outcome.complete:
+                return outcome
+        async for _batch in self.follow(principal, accepted.run_id, START, until_input=True):
+            pass
+        return None
+
+    async def get(self, principal: Principal, run_id: str) -> Row[Any]:
+        """The caller's run.
+
+        Raises:
+            NotFound: the caller has no such run.
+        """
+        row = await self._database.read(repository.get_run, principal.tenant, principal.subject, run_id)
+        if row is None:
+            raise _no_run()
+        return row
+
+    async def view(self, principal: Principal, run_id: str) -> RunView:
+        """The caller's run with its steps and messages.
+
+        Raises:
+            NotFound: the caller has no such run.
+        """
+        view = await self._database.read(_load_view, principal.tenant, principal.subject, run_id)
+        if view is None:
+            raise _no_run()
+        return view
+
+    async def page(
+        self,
+        principal: Principal,
+        *,
+        limit: int,
+        before: tuple[int, str] | None = None,
+        conversation_id: str | None = None,
+        state: str | None = None,
+        agent: str | None = None,
+    ) -> Sequence[Row[Any]]:
+        """The caller's runs, newest first."""
+        return await self._database.read(
+            repository.list_runs,
+            principal.tenant,
+            principal.subject,
+            limit=limit,
+            before=before,
+            conversation_id=conversation_id,
+            state=state,
+            agent=agent,
+        )
+
+    async def follow(
+        self, principal: Principal, run_id: str, after: EventPlace, *, until_input: bool = False
+    ) -> AsyncIterator[list[RunEvent]]:
+        """Batches of the run's events after a place, as they come, to its last event.
+
+        Args:
+            until_input: end too when the run waits for a person.
+
+        Raises:
+            NotFound: the caller has no such run.
+        """
+        if self._executor.task(run_id) is None:
+            await self.get(principal, run_id)
+        async for batch in self._follower.follow(run_id, after):
+            yield batch
+            if until_input and any(event.type == "approval.requested" for event in batch):
+                task = self._executor.task(run_id)
+                if task is not None:
+                    await asyncio.wait([task])
+                if (await self.get(principal, run_id)).state == "awaiting_input":
+                    return
+
+    async def events(self, principal: Principal, run_id: str, after: EventPlace, *, limit: int) -> list[RunEvent]:
+        """Events in the log after a place, at once.
+
+        Raises:
+            NotFound: the caller has no such run.
+        """
+        await self.get(principal, run_id)
+        return await self._follower.page(run_id, after, limit)
+
+    async def cancel(self, principal: Principal, run_id: str, *, reason: str = "cancelled by its caller") -> Cancelled:
+        """Stop a run. Returns when the model's socket and the tools have stopped, with what took effect.
+
+        Raises:
+            NotFound: the caller has no such run.
+        """
+        row = await self._database.write(
+            repository.request_cancel, principal.tenant, principal.subject, run_id, now_ms()
+        )
+        if row is None:
+            raise _no_run()
+        if row.state in TERMINAL:
+            return await self._cancelled(principal, run_id, already_finished=True)
+        await self._stop(row, reason)
+        return await self._cancelled(principal, run_id, already_finished=False)
+
+    async def answer(self, principal: Principal, run_id: str, *, call_id: str, approve: bool) -> Accepted:
+        """Say yes or no to a call that waits for a person; the run goes on once all its waiting calls are answered.
+
+        Raises:
+            NotFound: the caller has no such run, or it has no such call.
+            Conflict: the run does not wait, or the call was answered the other way already.
+        """
+        row = await self.get(principal, run_id)
+        steps = await self._database.write(_decide, run_id, call_id, "approved" if approve else "denied")
+        if steps is None:
+            raise NotFound(f"Run {run_id} has no call {call_id[:64]!r} that waits for a person.", code="call_not_found")
+        if row.state == "awaiting_input" and not any(step.state == "waiting" for step in steps):
+            await self._executor.resume(run_id, states=("awaiting_input",))
+        row = await self.get(principal, run_id)
+        return Accepted(run_id, row.conversation_id, row.state, self._executor.task(run_id), replayed=False)
+
+    async def _interrupt(self, principal: Principal, admitted: Admitted) -> None:
+        """Stop what stood in the way; the run that asked for it starts when they have stopped."""
+        for run_id in admitted.to_interrupt:
+            await self.cancel(principal, run_id, reason=f"interrupted by {admitted.run_id}")
+
+    async def _stop(self, row: Row[Any] | None, reason: str) -> None:
+        """Bring a run to its end wherever it stands: executing here, waiting, or on its way from one to the other."""
+        give_up = now_ms() + _CANCEL_WAIT_MS
+        while row is not None and row.state not in TERMINAL and now_ms() < give_up:
+            if row.state == "queued" and await self._database.write(_cancel_queued, row.id, reason):
+                await self._start_next(row.conversation_id)
+                return
+            if row.state == "awaiting_input":
+                await self._executor.resume(row.id, states=("awaiting_input",))
+            task = self._executor.cancel(row.id, reason)
+            if task is not None:
+                await asyncio.wait([task], timeout=_CANCEL_WAIT_MS / 1000)
+            else:
+                await self._follower.wait_for_change(row.id)
+            row = await self._database.read(repository.get_run_for_executor, row.id)
+
+    async def _start_next(self, conversation_id: str) -> None:
+        following = await self._database.read(repository.next_queued, conversation_id)
+        if following is not None:
+            await self._executor.resume(following, states=("queued",))
+
+    async def _cancelled(self, principal: Principal, run_id: str, *, already_finished: bool) -> Cancelled:
+        view = await self.view(principal, run_id)
+        if view.row.state not in TERMINAL:
+            raise Unavailable(
+                f"Run {run_id} was asked to stop but has not stopped yet. Ask again to see whether it has.",
+                code="cancel_pending",
+                headers={"Retry-After": "2"},
+            )
+        changed = [
+            {"tool": step.name, "call_id": step.call_id, "status": "in_doubt" if step.state == "in_doubt" else "ok"}
+            for step in view.steps
+            if step.kind == "tool" and step.effect != "pure" and step.state in ("completed", "in_doubt")
+        ]
+        return Cancelled(run_id, view.row.state, changed, already_finished)
+
+
+async def recover(database: Database, executor: Executor) -> int:
+    """Continue what a former process left behind. To be called when no other process can be executing runs.
+
+    Returns:
+        How many runs were taken up.
+    """
+    taken = 0
+    for run_id in await database.read(repository.orphans, not_owned_by=executor.owner):
+        taken += await executor.resume(run_id, states=("running",)) is not None
+    for conversation_id in await database.read(repository.conversations_waiting):
+        following = await database.read(repository.next_queued, conversation_id)
+        if following is not None:
+            taken += await executor.resume(following, states=("queued",)) is not None
+    if taken:
+        log.info("runs_recovered", runs=taken)
+    return taken
+
+
+def _load_view(connection: Connection, tenant: str, owner: str, run_id: str) -> RunView | None:
+    row = repository.get_run(connection, tenant, owner, run_id)
+    if row is None:
+        return None
+    return RunView(
+        row,
+        repository.load_steps(connection, run_id),
+        conversation_rows.load_turn(connection, row.conversation_id, row.turn),
+    )
+
+
+def _decide(connection: Connection, run_id: str, call_id: str, state: str) -> Sequence[Row[Any]] | None:
+    """Move a waiting call to `state`. Returns the run's steps; None where no call of that id waits or has waited."""
+    steps = repository.load_steps(connection, run_id)
+    step = next((s for s in reversed(steps) if s.call_id == call_id), None)
+    if step is None or step.state not in ("waiting", "approved", "denied"):
+        return None
+    if step.state not in ("waiting", state):
+        raise Conflict(f"This call was {step.state} before.", code="already_answered")
+    if step.state == "waiting":
+        repository.set_step_state(connection, run_id, step.number, state=state, from_states=("waiting",))
+    return repository.load_steps(connection, run_id)
+
+
+def _cancel_queued(connection: Connection, run_id: str, reason: str) -> bool:
+    """End a run that never began; False where it has begun meanwhile."""
+    now = now_ms()
+    if not repository.write_fenced(
+        connection, run_id, 0, {"state": "cancelled", "finished_at": now}, states=("queued",)
+    ):
+        return False
+    event = RunEvent(0, repository.last_event_number(connection, run_id) + 1, "run.cancelled", {"reason": reason})
+    event.data["took_effect"] = []
+    repository.insert_events(connection, run_id, to_rows([event]), now)
+    return True
+
+
+def _no_run() -> NotFound:
+    return NotFound("You have no run with this id.", code="run_not_found")

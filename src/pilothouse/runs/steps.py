@@ -1,0 +1,316 @@
+"""The two kinds of step, as the agent loop comes to them: a model request, a tool call.
+
+Pydantic AI runs the loop; `RunHooks` is the one capability through which every model request and tool call passes.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.exceptions import ModelRetry, ToolFailed
+from pydantic_ai.messages import (
+    ModelRequest,
+    ModelResponse,
+    ToolCallPart,
+    ToolReturn,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.models import ModelRequestContext
+from pydantic_ai.tools import RunContext, ToolDefinition
+from pydantic_core import to_jsonable_python
+
+from pilothouse.conversations.present import arguments_of
+from pilothouse.conversations.transcript import StoredMessage, decode
+from pilothouse.errors import PilothouseError, RunFailure
+from pilothouse.kit.clock import now_ms
+from pilothouse.kit.jsons import dumps
+from pilothouse.llm.deltas import current_sink
+from pilothouse.observability.logs import get_logger
+from pilothouse.runs.active import ActiveRun, OpenCall, current_run
+from pilothouse.runs.errors import AwaitInput, Fenced, iterations_exceeded
+from pilothouse.tools.context import ToolCall, serving
+from pilothouse.tools.policy import ToolPolicy
+from pilothouse.tools.results import classify_exception, error_in, shorten, tool_error
+
+log = get_logger(__name__)
+
+Handler = Callable[[Any], Awaitable[Any]]
+
+
+class RunHooks(AbstractCapability[Any]):
+    """Leads every model request and tool call of a run through its journal. One instance serves all runs."""
+
+    async def wrap_model_request(
+        self, ctx: RunContext[Any], *, request_context: ModelRequestContext, handler: Handler
+    ) -> ModelResponse:
+        run = current_run.get()
+        if run is None:
+            return await handler(request_context)
+        return await model_step(run, request_context, handler)
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: Handler,
+    ) -> Any:
+        run = current_run.get()
+        if run is None or call.tool_call_id not in run.open_calls | run.recorded:
+            return await handler(args)
+        return await tool_step(run, call, args, handler)
+
+
+async def model_step(run: ActiveRun, request: ModelRequestContext, handler: Handler) -> ModelResponse:
+    """One model request: what came before is made durable, then the model is asked, then the answer is recorded."""
+    run.record_framework_parts(request.messages[-1] if request.messages else None)
+    if run.step:
+        await run.journal.commit()
+    if run.iterations >= run.agent.limits.max_iterations:
+        raise iterations_exceeded(run.agent.limits.max_iterations)
+    run.iterations += 1
+    run.begin_model_step(request.model.model_name)
+    started_at, started = now_ms(), time.monotonic()
+    try:
+        response: ModelResponse = await handler(request)
+    except RunFailure as failure:
+        run.record_failed_step(failure.code, started_at=started_at)
+        raise
+    except asyncio.CancelledError:
+        run.record_failed_step("cancelled", started_at=started_at, state="cancelled")
+        raise
+    run.record_response(response, started_at=started_at, started=started)
+    return response
+
+
+async def tool_step(run: ActiveRun, call: ToolCallPart, args: dict[str, Any], handler: Handler) -> Any:
+    """One tool call: a recorded result is returned as it was, anything else runs between its intent and its result."""
+    recorded = run.recorded.get(call.tool_call_id)
+    if recorded is not None:
+        return _replay(recorded)
+    opened = run.open_calls[call.tool_call_id]
+    policy = run.policy(call.tool_name)
+    opened.effect = policy.effect
+    run.executing += 1
+    try:
+        refusal = _refusal(run, opened, policy)
+        if refusal is not None:
+            return await _record_value(run, call, refusal, time.monotonic(), policy)
+        if _needs_a_person(opened, policy):
+            await _ask(run, opened, policy)
+        return await _execute(run, opened, policy, args, handler)
+    finally:
+        run.executing -= 1
+        if not run.executing:
+            run.idle.set()
+
+
+def _refusal(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> Any | None:
+    """The result of a call that is not made at all, or None."""
+    missing = [scope for scope in policy.scopes if not run.principal.has(scope)]
+    if missing:
+        return tool_error("forbidden", f"The user may not do this: the scope {missing[0]} is missing.")
+    if opened.state == "denied":
+        return tool_error("rejected", "A person was asked and said no. Do not try again unless asked to.")
+    if opened.state == "in_doubt" and policy.in_doubt == "tell_model":
+        return tool_error(
+            "in_doubt",
+            "This call was started before an interruption; whether it took effect is not known. "
+            "Find out before trying again.",
+        )
+    return None
+
+
+def _needs_a_person(opened: OpenCall, policy: ToolPolicy) -> bool:
+    if opened.state == "approved":
+        return False
+    if opened.state in ("in_doubt", "waiting"):
+        return opened.state == "waiting" or policy.in_doubt == "ask"
+    return policy.approval
+
+
+async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> None:
+    """Record that a person is needed, let the response's other calls end, and leave the process.
+
+    Raises:
+        AwaitInput: always.
+    """
+    if opened.state != "waiting":
+        in_doubt = opened.state == "in_doubt"
+        opened.state = "waiting"
+        _record_intent(run, opened, state="waiting")
+        run.journal.state_fact(
+            "approval.requested",
+            step=opened.tool_step,
+            call_id=opened.call.tool_call_id,
+            name=opened.call.tool_name,
+            arguments=arguments_of(opened.call),
+            effect=policy.effect,
+            reason="in_doubt" if in_doubt else "approval",
+        )
+    run.suspended = True
+    run.executing -= 1
+    try:
+        while run.executing:
+            run.idle.clear()
+            await run.idle.wait()
+    finally:
+        run.executing += 1
+    raise AwaitInput
+
+
+async def _execute(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: dict[str, Any], handler: Handler) -> Any:
+    call = opened.call
+    opened.state = "started"
+    opened.tries += 1
+    _record_intent(run, opened, state="started")
+    run.journal.state_fact(
+        "tool.started",
+        step=opened.tool_step,
+        call_id=call.tool_call_id,
+        name=call.tool_name,
+        arguments=arguments_of(call),
+        effect=policy.effect,
+    )
+    await run.journal.commit()
+    started = time.monotonic()
+    try:
+        value = await _call(run, opened, policy, args, handler)
+    except ModelRetry as retry:
+        await _record_part(run, call, _retried(call, retry.message), started, error_code="invalid_arguments")
+        raise
+    except ToolFailed as failed:
+        part = ToolReturnPart(call.tool_name, str(failed), tool_call_id=call.tool_call_id, outcome="failed")
+        await _record_part(run, call, part, started, error_code="rejected")
+        raise
+    return await _record_value(run, call, value, started, policy)
+
+
+async def _call(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: dict[str, Any], handler: Handler) -> Any:
+    """Run the tool. What it raises becomes a result, but for what speaks to the agent loop."""
+    info = ToolCall(
+        run_id=run.run_id,
+        conversation_id=run.conversation_id,
+        tenant=run.principal.tenant,
+        subject=run.principal.subject,
+        call_id=opened.call.tool_call_id,
+        idempotency_key=idempotency_key(run.run_id, opened),
+        attempt=opened.tries,
+    )
+    seconds = policy.timeout_seconds or run.agent.limits.tool_timeout_seconds
+    quiet = current_sink.set(None)  # a model the tool itself asks does not speak into this run's answer
+    try:
+        with serving(info):
+            async with asyncio.timeout(seconds) as limit:
+                return await handler(args)
+    except TimeoutError as error:
+        if not limit.expired():
+            return classify_exception(error)
+        return tool_error("timeout", f"The tool took longer than {seconds:g} seconds and was stopped.")
+    except (ModelRetry, ToolFailed, Fenced, AwaitInput):
+        raise
+    except Exception as error:
+        if type(error).__module__.startswith("pydantic_ai") and not isinstance(error, PilothouseError):
+            raise
+        log.warning("tool_failed", tool=opened.call.tool_name, call_id=opened.call.tool_call_id, exc_info=error)
+        return classify_exception(error)
+    finally:
+        current_sink.reset(quiet)
+
+
+async def _record_value(run: ActiveRun, call: ToolCallPart, value: Any, started: float, policy: ToolPolicy) -> Any:
+    """Record what the tool returned, bounded, and give the loop exactly what was recorded."""
+    extra: list[UserPromptPart] = []
+    kept = value
+    if isinstance(value, ToolReturn):
+        extra = [UserPromptPart(value.content)] if value.content else []
+        kept = value.return_value
+    if not _is_multimodal(kept):
+        kept, _cut = shorten(
+            to_jsonable_python(kept, fallback=str, inf_nan_mode="null"),
+            policy.max_output_chars or run.agent.limits.tool_output_chars,
+        )
+    error = error_in(kept)
+    part = ToolReturnPart(tool_name=call.tool_name, content=kept, tool_call_id=call.tool_call_id)
+    await _record_part(run, call, part, started, error_code=error["type"] if error else None, extra=extra)
+    if isinstance(value, ToolReturn):
+        return ToolReturn(kept, content=value.content, metadata=value.metadata)
+    return kept
+
+
+async def _record_part(
+    run: ActiveRun,
+    call: ToolCallPart,
+    part: ToolReturnPart,
+    started: float,
+    *,
+    error_code: str | None,
+    extra: list[UserPromptPart] | None = None,
+) -> None:
+    content = part.content
+    run.record_result(
+        call.tool_call_id,
+        ModelRequest(parts=[part, *(extra or [])]),
+        status="error" if error_code else "ok",
+        shown=content if isinstance(content, str) else dumps(content),
+        error_code=error_code,
+        duration_ms=round((time.monotonic() - started) * 1000),
+    )
+    await run.journal.commit()
+
+
+def _record_intent(run: ActiveRun, opened: OpenCall, *, state: str) -> None:
+    """The row that says a call is about to be made, before it is made (P3)."""
+    if opened.tool_step is not None:
+        run.journal.end_step(opened.tool_step, state=state, ended=False)
+        return
+    opened.tool_step = run.journal.new_step()
+    args = opened.call.args
+    run.journal.add_step(
+        number=opened.tool_step,
+        kind="tool",
+        name=opened.call.tool_name,
+        state=state,
+        model_step=opened.model_step,
+        call_id=opened.call.tool_call_id,
+        effect=opened.effect,
+        idempotency_key=idempotency_key(run.run_id, opened),
+        arguments=args if isinstance(args, str) else dumps(args),
+    )
+
+
+def idempotency_key(run_id: str, opened: OpenCall) -> str:
+    """The same for every try of one call, and for no other call: made of the run, the model step and the call id."""
+    text = f"{run_id}:{opened.model_step}:{opened.call.tool_call_id}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _retried(call: ToolCallPart, message: str) -> ToolReturnPart:
+    return ToolReturnPart(call.tool_name, message, tool_call_id=call.tool_call_id, outcome="retried")
+
+
+def _replay(row: StoredMessage) -> Any:
+    """What the loop was given when the result was recorded."""
+    [message] = decode([row])
+    parts = message.parts if isinstance(message, ModelRequest) else []
+    part = next(part for part in parts if isinstance(part, ToolReturnPart))
+    if part.outcome == "retried":
+        raise ModelRetry(part.model_response_str(wrap_if_error=False))
+    if part.outcome == "failed":
+        raise ToolFailed(part.model_response_str(wrap_if_error=False))
+    extra = next((part.content for part in parts if isinstance(part, UserPromptPart)), None)
+    if extra is not None:
+        return ToolReturn(part.content, content=extra, metadata=part.metadata)
+    return part.content
+
+
+def _is_multimodal(value: Any) -> bool:
+    """Whether a result holds images or documents that must stay what they are."""
+    items: list[Any] = value if isinstance(value, list) else [value]
+    return any(hasattr(item, "media_type") for item in items)
