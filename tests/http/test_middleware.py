@@ -2,6 +2,7 @@ import asyncio
 import io
 import json
 import logging
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -168,10 +169,16 @@ async def test_other_request_ids_are_replaced(site, given):
     assert response.json()["id"].startswith("req_")
 
 
-async def test_context_of_one_request_is_not_seen_by_the_next_of_its_connection(site):
-    client, _, _ = site
-    await client.get("/v1/leaky")
-    assert (await client.get("/v1/me")).json()["context"].keys() == {"request_id"}
+async def test_context_of_one_request_is_not_seen_by_the_next_of_its_connection(site, connect):
+    _, _, port = site
+    reader, writer = await connect(port)
+    ask = "GET {} HTTP/1.1\r\nHost: t\r\nConnection: {}\r\n\r\n"
+    # Both at once: uvicorn starts the second in the context of the first.
+    writer.write((ask.format("/v1/leaky", "keep-alive") + ask.format("/v1/me", "close")).encode())
+    async with asyncio.timeout(5):
+        answers = await reader.read()
+    context = json.loads(answers.rpartition(b"\r\n\r\n")[2])["context"]
+    assert context.keys() == {"request_id"}
 
 
 async def test_one_line_is_logged_for_a_request_without_its_query(site, logs):
@@ -309,6 +316,22 @@ async def test_an_endless_body_is_cut_off(site, connect):
     assert app.state.received <= LIMIT
     with suppress(ConnectionError):  # a client that never stops writing may be reset before it reads
         assert b"413" in await answer
+
+
+async def test_a_client_that_writes_on_after_the_refusal_still_reads_it(site):
+    _, _, port = site
+
+    def talk() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
+            raw.sendall(b"POST /v1/raw HTTP/1.1\r\nHost: t\r\nContent-Length: 3000\r\n\r\n" + b"x" * 1000)
+            raw.recv(1, socket.MSG_PEEK)  # the answer has come
+            raw.sendall(b"x" * 1000)
+            raw.sendall(b"x" * 1000)
+            return b"".join(iter(lambda: raw.recv(65536), b""))
+
+    answer = await asyncio.to_thread(talk)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.endswith(b"}")
 
 
 async def test_a_declared_length_is_refused_before_the_body_is_sent(site, connect):
