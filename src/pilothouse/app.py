@@ -1,7 +1,7 @@
 """The application: what an engineer writes against, and where everything is put together."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -149,7 +149,7 @@ class Pilothouse:
         await self.fastapi(scope, receive, send)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["Services"]:
+    async def running(self) -> AsyncGenerator["Services"]:
         """Start everything, and stop it in order at the end. ASGI servers do this by the lifespan protocol."""
         settings = self.settings
         configure_logging(settings.log, settings.server.environment)
@@ -164,7 +164,7 @@ class Pilothouse:
 
     def _build(self) -> FastAPI:
         @asynccontextmanager
-        async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
             async with self.running():
                 yield
 
@@ -267,7 +267,7 @@ async def _start(settings: Settings, registry: AgentRegistry, environ: Mapping[s
     """
     url = make_url(settings.database_url)
     embedded = url.get_backend_name() == "sqlite"
-    lock = FolderLock.acquire(Path(url.database or ".").absolute().parent) if embedded else None
+    lock = FolderLock.acquire(Path(url.database or "").parent) if embedded else None
     gateway: ModelGateway | None = None
     database: Database | None = None
     try:

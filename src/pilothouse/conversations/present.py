@@ -9,7 +9,6 @@ from pydantic_ai.messages import (
     ModelRequest,
     ModelResponse,
     RetryFeedbackPart,
-    RetryPromptPart,
     TextPart,
     ThinkingPart,
     ToolCallPart,
@@ -52,11 +51,12 @@ def user_text(message: ModelMessage) -> str:
 
 def result_text(message: ModelMessage) -> str:
     """The text of a stored tool result, as the model was shown it."""
-    parts = message.parts if isinstance(message, ModelRequest) else []
+    if not isinstance(message, ModelRequest):
+        return ""
     texts = [
         part.model_response_str() if isinstance(part, ToolReturnPart) else part.model_response()
-        for part in parts
-        if isinstance(part, ToolReturnPart | RetryPromptPart | RetryFeedbackPart)
+        for part in message.parts
+        if isinstance(part, ToolReturnPart | RetryFeedbackPart)
     ]
     return "\n".join(texts)
 
@@ -121,7 +121,7 @@ def _message(row: StoredMessage, message: ModelMessage) -> dict[str, Any]:
 
 def _user_content(message: ModelMessage) -> list[Any]:
     items: list[Any] = []
-    for part in message.parts if isinstance(message, ModelRequest) else []:
+    for part in message.parts:
         if isinstance(part, UserPromptPart):
             items.extend([part.content] if isinstance(part.content, str) else part.content)
     return items

@@ -14,7 +14,6 @@ from pydantic_ai.messages import (
     ModelRequest,
     ModelRequestPart,
     ModelResponse,
-    RetryPromptPart,
     ToolReturnPart,
 )
 
@@ -69,7 +68,7 @@ def assemble(rows: Sequence[StoredMessage]) -> list[ModelMessage]:
 
 def answered_calls(message: ModelRequest) -> set[str]:
     """The ids of the tool calls a request holds results of."""
-    return {part.tool_call_id for part in message.parts if isinstance(part, ToolReturnPart | RetryPromptPart)}
+    return {part.tool_call_id for part in message.parts if isinstance(part, ToolReturnPart)}
 
 
 def split_open_tail(
@@ -86,19 +85,15 @@ def split_open_tail(
         return list(rows), {}
     [response] = decode(rows[last : last + 1])
     calls = {call.tool_call_id for call in response.tool_calls} if isinstance(response, ModelResponse) else set[str]()
-    recorded = {row.call_id: row for row in rows[last + 1 :] if row.role == "tool" and row.call_id in calls}
+    recorded = {row.call_id or "": row for row in rows[last + 1 :] if row.role == "tool" and row.call_id in calls}
     if not calls - recorded.keys():
         return list(rows), {}
-    return list(rows[: last + 1]), {call: row for call, row in recorded.items() if call is not None}
+    return list(rows[: last + 1]), recorded
 
 
 def _ordered(parts: list[ModelRequestPart], order: dict[str, int]) -> list[ModelRequestPart]:
     """Results in the order of their calls; anything else keeps its place behind them."""
     return sorted(
         parts,
-        key=lambda part: (
-            order.get(part.tool_call_id, len(order))
-            if isinstance(part, ToolReturnPart | RetryPromptPart) and part.tool_call_id is not None
-            else len(order)
-        ),
+        key=lambda part: order.get(part.tool_call_id, len(order)) if isinstance(part, ToolReturnPart) else len(order),
     )

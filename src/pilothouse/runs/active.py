@@ -12,7 +12,6 @@ from pydantic_ai.messages import (
     ModelRequest,
     ModelResponse,
     RetryFeedbackPart,
-    RetryPromptPart,
     TextPart,
     ToolCallPart,
     ToolReturnPart,
@@ -253,13 +252,13 @@ class ActiveRun:
         if not isinstance(message, ModelRequest):
             return
         for part in message.parts:
-            if isinstance(part, ToolReturnPart | RetryPromptPart) and part.tool_call_id in self.open_calls:
-                retried = isinstance(part, RetryPromptPart) or part.outcome == "retried"
+            if isinstance(part, ToolReturnPart) and part.tool_call_id in self.open_calls:
+                retried = part.outcome == "retried"
                 self.record_result(
                     part.tool_call_id,
                     ModelRequest(parts=[part]),
                     status="error" if retried else "ok",
-                    shown=part.model_response_str() if isinstance(part, ToolReturnPart) else part.model_response(),
+                    shown=part.model_response_str(),
                     error_code=_retry_code(part) if retried else None,
                     duration_ms=0,
                 )
@@ -402,7 +401,6 @@ def _arguments_text(call: ToolCallPart) -> str:
     return call.args if isinstance(call.args, str) else dumps(call.args)
 
 
-def _retry_code(part: ToolReturnPart | RetryPromptPart) -> str:
-    retry = part.retry if isinstance(part, ToolReturnPart) else None
-    cause = retry.cause if retry is not None else None
+def _retry_code(part: ToolReturnPart) -> str:
+    cause = part.retry.cause if part.retry is not None else None
     return "unknown_tool" if cause in ("unknown_tool", "unavailable_tool") else "invalid_arguments"

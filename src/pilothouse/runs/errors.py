@@ -24,7 +24,8 @@ class AwaitInput(PilothouseError):
 def iterations_exceeded(limit: int) -> RunFailure:
     """The agent made more model requests than its limit."""
     return RunFailure(
-        f"The agent stopped after {limit} model requests without an answer. Ask for less at once, or raise max_iterations.",
+        f"The agent stopped after {limit} model requests without an answer. "
+        "Ask for less at once, or raise max_iterations.",
         category="logic",
         code="max_iterations",
         status=422,
@@ -34,7 +35,8 @@ def iterations_exceeded(limit: int) -> RunFailure:
 def stalled(tool: str, repeats: int) -> RunFailure:
     """The agent calls the same tool with the same arguments again and again."""
     return RunFailure(
-        f"The agent called {tool} {repeats} times in a row with the same arguments and was stopped. Rephrase the request.",
+        f"The agent called {tool} {repeats} times in a row with the same arguments and was stopped. "
+        "Rephrase the request.",
         category="logic",
         code="stalled",
         status=422,

@@ -1,39 +1,37 @@
 """Execution: the agent loop around one attempt of a run, from its transcript to its end."""
 
 import asyncio
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import structlog
 from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
-from pydantic_ai.exceptions import ContentFilterError, UnexpectedModelBehavior
 from pydantic_ai.messages import ModelResponse
 from pydantic_ai.usage import UsageLimits
 from pydantic_core import to_jsonable_python
 from sqlalchemy import Connection
-from sqlalchemy.engine import Row
 
-from pilothouse.agents.registry import AgentRegistry, DepsRequest, ServedAgent
-from pilothouse.conversations import repository as conversation_rows
-from pilothouse.conversations.transcript import StoredMessage, assemble, decode, split_open_tail
+from pilothouse.agents.registry import AgentRegistry, ServedAgent
+from pilothouse.conversations.transcript import StoredMessage, assemble, split_open_tail
 from pilothouse.conversations.window import fit
 from pilothouse.db import Database
-from pilothouse.errors import PilothouseError, RunFailure, Unavailable
+from pilothouse.errors import RunFailure, Unavailable
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
 from pilothouse.llm.deltas import current_sink
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import repository
-from pilothouse.runs.active import ActiveRun, OpenCall, RunSink, ToolUse, Totals, current_run, failure_document
+from pilothouse.runs.active import ActiveRun, RunSink, ToolUse, Totals, current_run, failure_document
 from pilothouse.runs.admit import Admitted, NewRun, started_event
 from pilothouse.runs.deltas import DeltaWriter
-from pilothouse.runs.errors import AwaitInput, Fenced, arguments_failed, bad_model_output, internal, timed_out
-from pilothouse.runs.events import to_rows
+from pilothouse.runs.errors import AwaitInput, Fenced, timed_out
+from pilothouse.runs.failures import failure_of
 from pilothouse.runs.journal import Journal, RunPlace
 from pilothouse.runs.live import LiveRuns
+from pilothouse.runs.prepare import deps_of, instructions_of
+from pilothouse.runs.resume import restore, take_over
 from pilothouse.runs.steps import RunHooks
 from pilothouse.usage.prices import format_usd
 
@@ -60,18 +58,6 @@ class Outcome:
     model: str | None
     effects: list[dict[str, str]]
     complete: bool
-
-
-@dataclass(slots=True)
-class Resumption:
-    """What is stored of a run that is to be continued."""
-
-    row: Row[Any]
-    history: list[StoredMessage]
-    unloaded: int
-    own: list[StoredMessage]
-    steps: Sequence[Row[Any]]
-    last_event: int
 
 
 class Executor:
@@ -146,7 +132,9 @@ class Executor:
         """
         if run_id in self._tasks or self.stopping:
             return None
-        stored = await self._database.write(_take_over, run_id, self.owner, tuple(states), if_attempt, self._agents)
+        stored = await self._database.write(
+            take_over, run_id, owner=self.owner, states=states, if_attempt=if_attempt, agents=self._agents
+        )
         if stored is None:
             return None
         row = stored.row
@@ -166,7 +154,7 @@ class Executor:
         principal = Principal(row.tenant, row.owner, frozenset(request["scopes"]), request["kind"])
         agent = self._agents.get(row.agent)
         run = self._activate(journal, agent, principal, request, (stored.history, stored.unloaded, stored.own))
-        _restore(run, stored)
+        restore(run, stored)
         return self._spawn(run)
 
     def task(self, run_id: str) -> asyncio.Task[Outcome | None] | None:
@@ -266,8 +254,9 @@ class Executor:
     async def _attempt(self, run: ActiveRun) -> tuple[Outcome | None, str | None]:
         """Run the agent, then record how it ended. Returns that, and the run that may start next."""
         seconds = run.agent.limits.timeout_seconds
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with limit:
                 result = await self._run_agent(run)
         except asyncio.CancelledError:
             if run.cancel_reason is None:
@@ -277,12 +266,12 @@ class Executor:
             await run.finish("awaiting_input", values={}, event=None)
             return self._outcome(run, "awaiting_input"), None
         except TimeoutError as error:
-            failure = timed_out(seconds) if limit.expired() else _failure_of(error)
+            failure = timed_out(seconds) if limit.expired() else failure_of(error)
             return await self._failed(run, failure)
         except (Fenced, Unavailable):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it was, the run ends and says so
-            return await self._failed(run, _failure_of(error))
+            return await self._failed(run, failure_of(error))
         return await self._completed(run, result)
 
     async def _run_agent(self, run: ActiveRun) -> Any:
@@ -307,7 +296,7 @@ class Executor:
             None,
             message_history=run.history,
             model=model,
-            deps=await _deps(run),
+            deps=await deps_of(run),
             instructions=instructions_of(agent, run.context),
             model_settings=agent.model_settings,
             usage_limits=_NO_LIMITS,
@@ -378,75 +367,6 @@ class Executor:
         )
 
 
-def _take_over(
-    connection: Connection,
-    run_id: str,
-    owner: str,
-    states: tuple[str, ...],
-    if_attempt: int | None,
-    agents: AgentRegistry,
-) -> Resumption | None:
-    """Raise the fencing number and read all that is needed to go on, in one transaction."""
-    from_now = repository.take_over(connection, run_id, owner=owner, states=states, if_attempt=if_attempt)
-    if from_now is None:
-        return None
-    last = repository.last_event_number(connection, run_id) + 1
-    event = started_event(from_now.conversation_id, from_now.agent, from_now.attempt, last)
-    repository.insert_events(connection, run_id, to_rows([event]), from_now.started_at)
-    history, unloaded = conversation_rows.load_history(
-        connection,
-        from_now.conversation_id,
-        before_turn=from_now.turn,
-        most=agents.get(from_now.agent).limits.history_messages,
-    )
-    return Resumption(
-        row=from_now,
-        history=history,
-        unloaded=unloaded,
-        own=conversation_rows.load_turn(connection, from_now.conversation_id, from_now.turn),
-        steps=repository.load_steps(connection, run_id),
-        last_event=last,
-    )
-
-
-def _restore(run: ActiveRun, stored: Resumption) -> None:
-    """Put a continued run where its last attempt stopped: totals, counters, calls that wait for a result."""
-    row = stored.row
-    run.totals = Totals(row.input_tokens, row.output_tokens, row.cached_tokens, row.cost_nano_usd)
-    run.model = row.model
-    run.iterations = sum(1 for message in stored.own if message.role == "assistant")
-    steps = {(step.model_step, step.call_id): step for step in stored.steps if step.kind == "tool"}
-    for message, response in zip(stored.own, decode(stored.own), strict=True):
-        if not isinstance(response, ModelResponse):
-            continue
-        run.text = response.text or ""
-        try:
-            run.note_calls(response.tool_calls)
-        except RunFailure as failure:
-            run.doomed = failure
-        run.open_calls = {
-            call.tool_call_id: _open_call(OpenCall(call, message.step), steps.get((message.step, call.tool_call_id)))
-            for call in response.tool_calls
-        }
-    for message in stored.own:
-        if message.role == "tool" and message.call_id is not None:
-            run.open_calls.pop(message.call_id, None)
-
-
-def _open_call(opened: OpenCall, step: Row[Any] | None) -> OpenCall:
-    """A call as its intent row left it. One that was started without a result is in doubt unless it may run again."""
-    if step is None:
-        return opened
-    opened.tool_step = step.number
-    opened.effect = step.effect or "once"
-    opened.tries = 1
-    if step.state in ("waiting", "approved", "denied"):
-        opened.state = step.state
-    elif step.state == "started" and opened.effect == "once":
-        opened.state = "in_doubt"
-    return opened
-
-
 @dataclass(slots=True)
 class _Recorded:
     """The answer of a run whose last response was recorded, but not its end."""
@@ -463,60 +383,5 @@ def _recorded_answer(run: ActiveRun) -> _Recorded | None:
     return _Recorded(run.text) if final and run.agent.output_schema is None else None
 
 
-def _next_queued(run: ActiveRun) -> Any:
+def _next_queued(run: ActiveRun) -> Callable[[Connection], str | None]:
     return lambda connection: repository.next_queued(connection, run.conversation_id)
-
-
-def instructions_of(agent: ServedAgent, context: dict[str, Any]) -> str | None:
-    """The agent's prompt with its variables; what the prompt doesn't use of the context is given as it is.
-
-    Raises:
-        InvalidRequest: the context lacks a variable that the prompt requires.
-    """
-    used: set[str] = set(agent.prompt.variables) if agent.prompt else set()
-    rest = {name: value for name, value in context.items() if name not in used}
-    parts = [agent.prompt.render(context)] if agent.prompt else []
-    if rest and agent.deps is None:
-        parts.append(f"Context given by the application, as JSON:\n{dumps(rest)}")
-    return "\n\n".join(parts) or None
-
-
-async def _deps(run: ActiveRun) -> Any:
-    if run.agent.deps is None:
-        return None
-    made = run.agent.deps(
-        DepsRequest(
-            agent=run.agent.name,
-            run_id=run.run_id,
-            conversation_id=run.conversation_id,
-            tenant=run.principal.tenant,
-            subject=run.principal.subject,
-            scopes=run.principal.scopes,
-            context=run.context,
-        )
-    )
-    return await made if inspect.isawaitable(made) else made
-
-
-def _failure_of(error: BaseException) -> RunFailure:
-    """What a caller is told about an exception out of the agent loop."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    if isinstance(error, RunFailure):
-        return error
-    if isinstance(error, ContentFilterError):
-        failure = RunFailure(
-            "The provider's content filter stopped the answer. Rephrase the request.",
-            category="model",
-            code="content_filtered",
-            status=422,
-        )
-    elif isinstance(error, UnexpectedModelBehavior):
-        failure = arguments_failed() if "max retries" in str(error) or "retries" in str(error) else bad_model_output()
-    elif isinstance(error, PilothouseError):
-        failure = RunFailure(error.message, category="logic", code=error.code, status=error.status)
-    else:
-        log.error("agent_error", exc_info=error)
-        failure = internal()
-    failure.__cause__ = error
-    return failure

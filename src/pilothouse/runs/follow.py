@@ -1,12 +1,11 @@
 """Follow a run's events: from memory where it executes here, from its log otherwise, without a gap or a duplicate."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from pilothouse.db import Database
 from pilothouse.runs import repository
 from pilothouse.runs.events import EventPlace, RunEvent, from_rows, merge_deltas
-from pilothouse.runs.live import LiveRuns
+from pilothouse.runs.live import LiveRun, LiveRuns
 from pilothouse.runs.states import TERMINAL
 
 _PAGE = 200
@@ -26,36 +25,38 @@ class Follower:
         Events that have come while the reader was busy come together, deltas merged. The caller has checked whose
         run it is. Ends too when the run no longer exists.
         """
-        place = after
-        while True:
+        place, ended = after, False
+        while not ended:
             live = self._live.get(run_id)
             events = live.since(place) if live is not None else None
-            if live is not None and events is not None:
-                if events:
-                    place = events[-1].place
-                    yield merge_deltas(events)
-                    if events[-1].final:
-                        return
-                else:
-                    await live.wait(place)
-                    if live.closed:
-                        await asyncio.sleep(0)
-                continue
-            in_memory_from = live.place_before() if live is not None else None
-            events, full = await self._read(run_id, place)
-            if events:
-                place = events[-1].place
-                yield merge_deltas(events)
-                if events[-1].final:
-                    return
-            if full:
-                continue
-            if in_memory_from is not None:
-                place = max(place, in_memory_from)
-            elif not events and await self._ended(run_id):
-                return
+            if live is None or events is None:
+                events, place, ended = await self._from_log(run_id, place, live)
             elif not events:
-                await self._live.wait_open(run_id, _POLL_SECONDS)
+                await live.wait(place)
+            if events:
+                place = max(place, events[-1].place)
+                yield merge_deltas(events)
+                ended = ended or events[-1].final
+
+    async def _from_log(
+        self, run_id: str, place: EventPlace, live: LiveRun | None
+    ) -> tuple[list[RunEvent], EventPlace, bool]:
+        """What the log holds after a place, the place that is known to be complete then, and whether it is the end."""
+        in_memory_from = live.place_before() if live is not None else None
+        rows = await self._database.read(repository.read_events, run_id, after=place, limit=_PAGE)
+        events = from_rows(rows, place)
+        if len(rows) == _PAGE:
+            return events, place, False
+        if in_memory_from is not None:
+            return events, max(place, in_memory_from), False
+        if events:
+            return events, place, False
+        if await self._ended(run_id):
+            # Its last events may have been written between our two looks.
+            rows = await self._database.read(repository.read_events, run_id, after=place, limit=_PAGE)
+            return from_rows(rows, place), place, len(rows) < _PAGE
+        await self.wait_for_change(run_id)
+        return [], place, False
 
     async def page(self, run_id: str, after: EventPlace, limit: int) -> list[RunEvent]:
         """Events of the log after a place, at once. The caller has checked whose run it is."""
@@ -65,10 +66,6 @@ class Follower:
     async def wait_for_change(self, run_id: str) -> None:
         """Until there may be something new of a run, half a second at most."""
         await self._live.wait_open(run_id, _POLL_SECONDS)
-
-    async def _read(self, run_id: str, after: EventPlace) -> tuple[list[RunEvent], bool]:
-        rows = await self._database.read(repository.read_events, run_id, after=after, limit=_PAGE)
-        return from_rows(rows, after), len(rows) == _PAGE
 
     async def _ended(self, run_id: str) -> bool:
         """Whether there is nothing more to come: the run has ended (and its log was read after that) or is gone."""

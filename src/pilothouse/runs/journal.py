@@ -111,7 +111,7 @@ class Journal:
 
     def add_step(self, **values: Any) -> None:
         """Add a step with the next commit. `number`, `kind`, `name` and `state` are required."""
-        row = dict.fromkeys(_STEP_COLUMNS)
+        row: dict[str, Any] = dict.fromkeys(_STEP_COLUMNS)
         row.update(run_id=self.place.run_id, attempt=self.place.attempt, started_at=now_ms())
         row.update(values)
         self._batch.new_steps.append(row)

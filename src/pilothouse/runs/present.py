@@ -16,7 +16,7 @@ from pilothouse.usage.prices import format_usd
 
 def run_document(row: Row[Any]) -> dict[str, Any]:
     """A `RunOut`."""
-    stored = loads(row.output) if row.output else {}
+    stored: dict[str, Any] = loads(row.output) if row.output else {}
     return {
         "id": row.id,
         "conversation_id": row.conversation_id,

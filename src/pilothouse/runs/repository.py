@@ -67,7 +67,7 @@ def list_runs(
     ).all()
 
 
-def open_runs_of(connection: Connection, conversation_id: str) -> Sequence[Row[Any]]:
+def open_runs_of(connection: Connection, conversation_id: str) -> Sequence[Row[str, str, int]]:
     """Runs of a conversation that have not ended, oldest first. The caller has checked whose conversation it is."""
     return connection.execute(
         select(runs.c.id, runs.c.state, runs.c.turn)

@@ -22,7 +22,7 @@ class AttachmentIn(BaseModel):
     media_type: str = Field(
         pattern=r"^(image/(png|jpeg|gif|webp)|application/pdf|text/(plain|markdown|csv|html))$",
         examples=["image/png"],
-        description="image/png, image/jpeg, image/gif, image/webp, application/pdf, or text/plain, markdown, csv, html.",
+        description="image/png, jpeg, gif or webp; application/pdf; text/plain, markdown, csv or html.",
     )
     data: Base64Bytes = Field(description="The bytes, base64.")
     name: str | None = Field(default=None, max_length=200)

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
@@ -204,10 +204,11 @@ async def _call(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: dict
         attempt=opened.tries,
     )
     seconds = policy.timeout_seconds or run.agent.limits.tool_timeout_seconds
+    limit = asyncio.timeout(seconds)
     quiet = current_sink.set(None)  # a model the tool itself asks does not speak into this run's answer
     try:
         with serving(info):
-            async with asyncio.timeout(seconds) as limit:
+            async with limit:
                 return await handler(args)
     except TimeoutError as error:
         if not limit.expired():
@@ -298,13 +299,14 @@ def _retried(call: ToolCallPart, message: str) -> ToolReturnPart:
 def _replay(row: StoredMessage) -> Any:
     """What the loop was given when the result was recorded."""
     [message] = decode([row])
-    parts = message.parts if isinstance(message, ModelRequest) else []
-    part = next(part for part in parts if isinstance(part, ToolReturnPart))
+    if not isinstance(message, ModelRequest):
+        raise TypeError("a tool result is stored as a request")
+    part = next(part for part in message.parts if isinstance(part, ToolReturnPart))
     if part.outcome == "retried":
         raise ModelRetry(part.model_response_str(wrap_if_error=False))
     if part.outcome == "failed":
         raise ToolFailed(part.model_response_str(wrap_if_error=False))
-    extra = next((part.content for part in parts if isinstance(part, UserPromptPart)), None)
+    extra = next((part.content for part in message.parts if isinstance(part, UserPromptPart)), None)
     if extra is not None:
         return ToolReturn(part.content, content=extra, metadata=part.metadata)
     return part.content
@@ -312,5 +314,5 @@ def _replay(row: StoredMessage) -> Any:
 
 def _is_multimodal(value: Any) -> bool:
     """Whether a result holds images or documents that must stay what they are."""
-    items: list[Any] = value if isinstance(value, list) else [value]
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
     return any(hasattr(item, "media_type") for item in items)

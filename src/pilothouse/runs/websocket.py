@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from pilothouse.errors import Forbidden, InvalidRequest, PilothouseError
+from pilothouse.http.bodies import read_json
 from pilothouse.http.problems import (
     as_pilothouse_error,
     internal_error,
@@ -144,8 +145,9 @@ class _Socket:
             raise InvalidRequest(
                 f"A frame is at most {self._limit} bytes; this one has {size}.", code="too_large", status=413
             )
+        document = read_json(raw)
         try:
-            return _FRAMES.validate_json(raw)
+            return _FRAMES.validate_python(document)
         except ValidationError as error:
             item = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in item["loc"][1:]) or "frame"
@@ -172,12 +174,7 @@ class _Socket:
             self._following[f"cancel:{run_id}"] = asyncio.create_task(self._cancel(run_id))
 
     async def _start(self, frame: MessageFrame) -> None:
-        request = ChatRequest.model_construct(
-            **{
-                **{name: getattr(frame, name) for name in ChatRequest.model_fields},
-                "conversation_id": frame.conversation_id or self._conversation_id,
-            }
-        )
+        request = frame.model_copy(update={"conversation_id": frame.conversation_id or self._conversation_id})
         if self._conversation_id and request.conversation_id != self._conversation_id:
             raise InvalidRequest(
                 "This socket belongs to another conversation. Open one for that conversation.",

@@ -1,0 +1,102 @@
+"""Resumption: take a stored run over and put it back where its last attempt stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_ai.messages import ModelResponse
+from sqlalchemy import Connection
+from sqlalchemy.engine import Row
+
+from pilothouse.agents.registry import AgentRegistry
+from pilothouse.conversations import repository as conversation_rows
+from pilothouse.conversations.transcript import StoredMessage, decode
+from pilothouse.errors import RunFailure
+from pilothouse.kit.clock import now_ms
+from pilothouse.runs import repository
+from pilothouse.runs.active import ActiveRun, OpenCall, Totals
+from pilothouse.runs.admit import started_event
+from pilothouse.runs.events import to_rows
+
+
+@dataclass(slots=True)
+class Resumption:
+    """What is stored of a run that is to be continued."""
+
+    row: Row[Any]
+    history: list[StoredMessage]
+    unloaded: int
+    own: list[StoredMessage]
+    steps: Sequence[Row[Any]]
+    last_event: int
+
+
+def take_over(
+    connection: Connection,
+    run_id: str,
+    *,
+    owner: str,
+    states: Sequence[str],
+    if_attempt: int | None,
+    agents: AgentRegistry,
+) -> Resumption | None:
+    """Raise the fencing number and read all that is needed to go on, in one transaction."""
+    now = now_ms()
+    row = repository.take_over(connection, run_id, owner=owner, now=now, states=states, if_attempt=if_attempt)
+    if row is None:
+        return None
+    last = repository.last_event_number(connection, run_id) + 1
+    event = started_event(row.conversation_id, row.agent, row.attempt, last)
+    repository.insert_events(connection, run_id, to_rows([event]), now)
+    history, unloaded = conversation_rows.load_history(
+        connection,
+        row.conversation_id,
+        before_turn=row.turn,
+        most=agents.get(row.agent).limits.history_messages,
+    )
+    return Resumption(
+        row=row,
+        history=history,
+        unloaded=unloaded,
+        own=conversation_rows.load_turn(connection, row.conversation_id, row.turn),
+        steps=repository.load_steps(connection, run_id),
+        last_event=last,
+    )
+
+
+def restore(run: ActiveRun, stored: Resumption) -> None:
+    """Put a continued run where its last attempt stopped: totals, counters, calls that wait for a result."""
+    row = stored.row
+    run.totals = Totals(row.input_tokens, row.output_tokens, row.cached_tokens, row.cost_nano_usd)
+    run.model = row.model
+    run.iterations = sum(1 for message in stored.own if message.role == "assistant")
+    steps = {(step.model_step, step.call_id): step for step in stored.steps if step.kind == "tool"}
+    for message, response in zip(stored.own, decode(stored.own), strict=True):
+        if not isinstance(response, ModelResponse):
+            continue
+        run.text = response.text or ""
+        try:
+            run.note_calls(response.tool_calls)
+        except RunFailure as failure:
+            run.doomed = failure
+        run.open_calls = {
+            call.tool_call_id: _open_call(OpenCall(call, message.step), steps.get((message.step, call.tool_call_id)))
+            for call in response.tool_calls
+        }
+    for message in stored.own:
+        if message.role == "tool" and message.call_id is not None:
+            run.open_calls.pop(message.call_id, None)
+
+
+def _open_call(opened: OpenCall, step: Row[Any] | None) -> OpenCall:
+    """A call as its intent row left it. One that was started without a result is in doubt unless it may run again."""
+    if step is None:
+        return opened
+    opened.tool_step = step.number
+    opened.effect = step.effect or "once"
+    opened.tries = 1
+    if step.state in ("waiting", "approved", "denied"):
+        opened.state = step.state
+    elif step.state == "started" and opened.effect == "once":
+        opened.state = "in_doubt"
+    return opened
