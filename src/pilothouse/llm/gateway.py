@@ -1,0 +1,143 @@
+"""The gateway: every model of the process, over one pool of connections, with one way of failing."""
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import httpx2
+from pydantic_ai.models import Model
+
+from pilothouse.errors import StartupError
+from pilothouse.llm.models import Credentials, Models, split_reference
+from pilothouse.llm.resilient import ResilientModel, Retries
+from pilothouse.llm.tokens import window_of
+from pilothouse.llm.transport import AiohttpTransport
+from pilothouse.settings import Settings
+
+__all__ = ["ModelGateway"]
+
+_CHECK_SECONDS = 5.0
+_OFF = "PILOTHOUSE_MODELS_CHECK=false turns this check off."
+
+_Key = tuple[tuple[str | int, ...], float | None]
+
+
+class ModelGateway:
+    """Makes models and keeps them, with their clients, for the life of the process. Close it at the end.
+
+    Args:
+        settings: the groups `models`, `openai`, `anthropic` and `azure` are used.
+        environ: where the providers' own variables (`OPENAI_API_KEY`, ...) are looked up.
+        retries: instead of those of the settings; for tests.
+    """
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str] | None = None, *, retries: Retries | None = None
+    ) -> None:
+        environ = os.environ if environ is None else environ
+        limits = settings.models
+        self._http_client = httpx2.AsyncClient(
+            transport=AiohttpTransport(
+                first_byte_seconds=limits.first_byte_seconds,
+                stall_seconds=limits.stall_seconds,
+                environ=environ,
+            ),
+            follow_redirects=True,
+        )
+        self._models = Models(settings, environ, http_client=self._http_client)
+        self._retries = retries or Retries(
+            attempts=limits.attempts,
+            first_seconds=limits.backoff_seconds,
+            longest_seconds=limits.backoff_max_seconds,
+        )
+        self._timeout_seconds = settings.runs.model_timeout_seconds
+        self._made: dict[_Key, ResilientModel] = {}
+
+    def model(
+        self,
+        reference: str | Model,
+        *,
+        fallback: Sequence[str | Model] = (),
+        timeout_seconds: float | None = None,
+    ) -> Model:
+        """A model that streams to `current_sink`, retries, falls back, and raises `RunFailure`; cheap to ask for again.
+
+        Args:
+            reference: `provider:name`, or a model, which keeps its own client.
+            fallback: asked in order, when those before are away or do not exist.
+            timeout_seconds: limit of one try; that of the settings by default.
+
+        Raises:
+            StartupError: a provider has no key.
+            pydantic_ai.exceptions.UserError: nobody knows a reference.
+        """
+        if isinstance(reference, ResilientModel):
+            return reference
+        # Models compare by their settings; two of them are the same here only if they are one.
+        names = (item if isinstance(item, str) else id(item) for item in (reference, *fallback))
+        key: _Key = (tuple(names), timeout_seconds)
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = ResilientModel(
+                self._models.get(reference),
+                fallback=[self._models.get(other) for other in fallback],
+                retries=self._retries,
+                timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
+            )
+        return made
+
+    def window_tokens(self, reference: str | Model) -> int:
+        """The context window of a model, in tokens; 128,000 where it is not known."""
+        return window_of(self._models.get(reference))
+
+    async def check(self, references: Iterable[str | Model]) -> None:
+        """Ask each provider that the references use whether it takes our credentials.
+
+        Providers we build no clients for are left out, and so are models given as such. A provider that is
+        reachable but has trouble of its own passes.
+
+        Raises:
+            StartupError: a key is missing or refused, or a provider can't be reached; it names the variable.
+        """
+        providers = {split_reference(item)[0] for item in references if isinstance(item, str)}
+        found = [self._models.credentials(provider) for provider in sorted(providers)]
+        await asyncio.gather(*(self._check(credentials) for credentials in found if credentials is not None))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http_client.aclose()
+
+    async def _check(self, credentials: Credentials) -> None:
+        if credentials.needs_key and not credentials.key:
+            raise StartupError(f"There is no key for {credentials.provider}: set {credentials.key_name}. {_OFF}")
+        url, headers = _models_request(credentials)
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                response = await self._http_client.get(url, headers=headers)
+        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
+            raise StartupError(
+                f"{credentials.provider} can't be reached at {_without_secrets(credentials.base_url)}: check the "
+                f"network and {credentials.url_name}. {_OFF}"
+            ) from error
+        if response.status_code in {401, 403}:
+            raise StartupError(
+                f"{credentials.provider} refused the key (status {response.status_code}): "
+                f"check {credentials.key_name}. {_OFF}"
+            )
+
+
+def _models_request(credentials: Credentials) -> tuple[str, dict[str, str]]:
+    """Where a provider lists its models, and the headers that ask as we do."""
+    base, key = credentials.base_url, credentials.key
+    if credentials.provider == "anthropic":
+        return f"{base}/v1/models", {"x-api-key": key, "anthropic-version": "2023-06-01"}
+    if credentials.provider == "azure":
+        if credentials.api_version is not None:
+            return f"{base}/openai/models?api-version={credentials.api_version}", {"api-key": key}
+        return f"{base}/models", {"api-key": key}
+    return f"{base}/models", {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _without_secrets(url: str) -> str:
+    parsed = httpx2.URL(url)
+    return str(parsed.copy_with(userinfo=b"", query=None))

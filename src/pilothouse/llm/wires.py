@@ -1,0 +1,191 @@
+"""What the events of a model's stream say, for the wires we know.
+
+Shapes: https://platform.openai.com/docs/api-reference/chat-streaming and
+https://platform.claude.com/docs/en/build-with-claude/streaming.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, cast
+
+__all__ = ["AnthropicMessages", "OpenAIChat", "Piece", "Reading", "Wire", "wire_for_path"]
+
+Kind = Literal["text", "reasoning"]
+_REASONING_FIELDS = ("reasoning", "reasoning_content")
+_TEXT_FIELDS = frozenset({"content", *_REASONING_FIELDS})
+# Differ from chunk to chunk and mean nothing to the reader of a merged one, which keeps those of the first.
+_VOLATILE = ("created", "obfuscation")
+_ANTHROPIC_DELTAS: dict[Any, tuple[str, Kind]] = {
+    "text_delta": ("text", "text"),
+    "thinking_delta": ("thinking", "reasoning"),
+}
+_EMPTY: tuple[Any, ...] = (None, "", [])
+
+
+@dataclass(slots=True)
+class Piece:
+    """A delta that may be merged with others whose `field` and `rest` are equal."""
+
+    field: str
+    text: str
+    rest: Any
+    event: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one event holds: `shown` is for people, `piece` is set when that is all there is in it."""
+
+    shown: list[tuple[Kind, str]] = field(default_factory=list[tuple[Kind, str]])
+    piece: Piece | None = None
+
+
+_NOTHING = Reading()
+
+
+class Wire(Protocol):
+    """Reads the events of one stream; `ended` once the stream has said that it is complete."""
+
+    ended: bool
+
+    def read(self, event: dict[str, Any]) -> Reading:
+        """What an event holds. The event is the reader's own from then on."""
+        ...
+
+    def marks_end(self, data: bytes) -> None:
+        """Take note of data that is no JSON object."""
+        ...
+
+    def merged(self, piece: Piece, text: str) -> dict[str, Any]:
+        """The event of a piece with another text."""
+        ...
+
+
+class OpenAIChat:
+    """Chat completions of OpenAI and those compatible with it."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._thinks_in_text = False
+
+    def read(self, event: dict[str, Any]) -> Reading:
+        if event.get("error"):
+            self.ended = True
+        choices: Any = event.get("choices")
+        choice = _mapping(choices[0]) if isinstance(choices, list) and choices else None
+        if choice is None:
+            return _NOTHING
+        delta = _mapping(choice.get("delta"))
+        if choice.get("finish_reason"):
+            self.ended = True
+        if not delta or delta.get("refusal"):
+            return _NOTHING
+        reading = Reading(self._shown(delta))
+        if reading.shown and len(cast("list[Any]", choices)) == 1:
+            reading.piece = _openai_piece(event, choice, delta)
+        return reading
+
+    def marks_end(self, data: bytes) -> None:
+        if data.startswith(b"[DONE]"):
+            self.ended = True
+
+    def merged(self, piece: Piece, text: str) -> dict[str, Any]:
+        choice = piece.event["choices"][0]
+        return {**piece.event, "choices": [{**choice, "delta": {**choice["delta"], piece.field: text}}]}
+
+    def _shown(self, delta: dict[str, Any]) -> list[tuple[Kind, str]]:
+        shown: list[tuple[Kind, str]] = []
+        for name in _REASONING_FIELDS:
+            reasoning = delta.get(name)
+            if reasoning and isinstance(reasoning, str):
+                shown.append(("reasoning", reasoning))
+                break
+        content = delta.get("content")
+        if content:
+            text = content if isinstance(content, str) else _joined_parts(content)
+            # Some servers put reasoning between tags that are tokens of their own; the agent loop reads them so too.
+            if text in {"<think>", "</think>"}:
+                self._thinks_in_text = text == "<think>"
+                shown.append(("text", ""))
+            else:
+                shown.append(("reasoning" if self._thinks_in_text else "text", text))
+        return shown
+
+
+class AnthropicMessages:
+    """Messages of Anthropic."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def read(self, event: dict[str, Any]) -> Reading:
+        kind = event.get("type")
+        if kind == "content_block_delta":
+            return _anthropic_delta(event)
+        if kind == "content_block_start":
+            text: Any = (_mapping(event.get("content_block")) or {}).get("text")
+            if text and isinstance(text, str):
+                return Reading([("text", text)])
+        elif kind in {"message_stop", "error"}:
+            self.ended = True
+        return _NOTHING
+
+    def marks_end(self, data: bytes) -> None:
+        pass
+
+    def merged(self, piece: Piece, text: str) -> dict[str, Any]:
+        return {**piece.event, "delta": {**piece.event["delta"], piece.field: text}}
+
+
+def wire_for_path(path: str) -> Wire | None:
+    """A reader for the stream that a request to this path is answered with, if its wire is known."""
+    if path.endswith("/chat/completions"):
+        return OpenAIChat()
+    if path.endswith("/messages"):
+        return AnthropicMessages()
+    return None
+
+
+def _openai_piece(event: dict[str, Any], choice: dict[str, Any], delta: dict[str, Any]) -> Piece | None:
+    if choice.get("index") != 0 or choice.get("finish_reason") or choice.get("logprobs") or event.get("usage"):
+        return None
+    found: str | None = None
+    for name, value in delta.items():
+        if name == "role" or value in _EMPTY:
+            continue
+        if name not in _TEXT_FIELDS or found is not None or not isinstance(value, str):
+            return None
+        found = name
+    if found is None:
+        return None
+    text: str = delta[found]
+    # The agent loop drops white space before the first text, and takes a lone tag as the start of reasoning.
+    if (text[0] == "<" and text[-1] == ">") or event.get("error"):
+        return None
+    rest = [(name, value) for name, value in event.items() if name != "choices" and name not in _VOLATILE]
+    others = [(name, value) for name, value in choice.items() if name != "delta"]
+    return Piece(found, text, (rest, others), event)
+
+
+def _joined_parts(content: Any) -> str:
+    parts = cast("list[Any]", content) if isinstance(content, list) else []
+    texts: list[Any] = [(_mapping(part) or {}).get("text") for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _anthropic_delta(event: dict[str, Any]) -> Reading:
+    delta = _mapping(event.get("delta")) or {}
+    kind = delta.get("type")
+    if kind not in _ANTHROPIC_DELTAS:
+        return _NOTHING
+    name, shown = _ANTHROPIC_DELTAS[kind]
+    text = delta.get(name)
+    if not isinstance(text, str) or not text:
+        return _NOTHING
+    reading = Reading([(shown, text)])
+    if len(event) == 3 and len(delta) == 2:
+        reading.piece = Piece(name, text, event.get("index"), event)
+    return reading
+
+
+def _mapping(value: Any) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
