@@ -25,6 +25,7 @@ from pilothouse.conversations.service import Conversations
 from pilothouse.db import Database, open_database
 from pilothouse.db.migrate import upgrade_schema
 from pilothouse.engine.folder import FolderLock
+from pilothouse.engine.leases import Lease, SoleOwner
 from pilothouse.errors import PilothouseError
 from pilothouse.http.docs import install_docs
 from pilothouse.http.health import health_router
@@ -33,7 +34,6 @@ from pilothouse.http.problems import install_problem_handlers
 from pilothouse.identity import endpoints as identity_endpoints
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.identity.service import Identity
-from pilothouse.kit.ids import new_id
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.observability.logs import configure_logging, get_logger
 from pilothouse.runs import chat_endpoints, websocket
@@ -42,8 +42,9 @@ from pilothouse.runs.deltas import DeltaWriter
 from pilothouse.runs.execute import Executor
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.live import LiveRuns
+from pilothouse.runs.reaper import Reaper
 from pilothouse.runs.requests import ChatRequests
-from pilothouse.runs.service import Runs, recover
+from pilothouse.runs.service import Runs
 from pilothouse.runs.states import TERMINAL
 from pilothouse.runs.upkeep import Upkeep
 from pilothouse.settings import Settings, load_settings
@@ -227,6 +228,8 @@ class Services:
     tools: ToolService
     deltas: DeltaWriter
     upkeep: Upkeep
+    reaper: Reaper
+    lease: Lease | None
     threads: ThreadPoolExecutor
     lock: FolderLock | None
 
@@ -251,6 +254,9 @@ class Services:
         await self.executor.close(grace_seconds=grace_seconds)
         await self.deltas.close()
         await self.upkeep.close()
+        await self.reaper.close()
+        if self.lease is not None:
+            await self.lease.close()
         await self.identity.close()
         await self.gateway.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
@@ -288,6 +294,15 @@ async def _start(settings: Settings, registry: AgentRegistry, environ: Mapping[s
         if lock is not None:
             lock.release()
         raise
+    lease: Lease | None = None
+    if not embedded:
+        lease = Lease(
+            database,
+            heartbeat_seconds=settings.lease.heartbeat_seconds,
+            expiry_seconds=settings.lease.expiry_seconds,
+        )
+        await lease.start()
+    ownership = lease or SoleOwner()
     live = LiveRuns()
     deltas = DeltaWriter(database, interval_seconds=settings.runs.delta_flush_seconds)
     executor = Executor(
@@ -296,14 +311,15 @@ async def _start(settings: Settings, registry: AgentRegistry, environ: Mapping[s
         gateway=gateway,
         live=live,
         deltas=deltas,
-        owner=new_id("node"),
+        ownership=ownership,
         default_model=settings.models.default,
     )
     threads = ThreadPoolExecutor(_TOOL_THREADS, thread_name_prefix="tool")
     upkeep = Upkeep(database, delta_retention_seconds=settings.runs.delta_retention_seconds)
     upkeep.start()
-    if embedded:
-        await recover(database, executor)
+    reaper = Reaper(database, executor, alone=embedded, interval_seconds=settings.lease.reap_seconds)
+    await reaper.once()
+    reaper.start()
     log.info("server_started", agents=[agent.name for agent in registry], version=VERSION)
     return Services(
         database=database,
@@ -316,6 +332,8 @@ async def _start(settings: Settings, registry: AgentRegistry, environ: Mapping[s
         tools=ToolService(registry.tools, settings.runs, threads=threads),
         deltas=deltas,
         upkeep=upkeep,
+        reaper=reaper,
+        lease=lease,
         threads=threads,
         lock=lock,
     )

@@ -7,10 +7,10 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pilothouse.errors import StartupError
@@ -159,6 +159,22 @@ class RunSettings(_Group):
     )
 
 
+class LeaseSettings(_Group):
+    """How nodes on one PostgreSQL database know of each other's death."""
+
+    heartbeat_seconds: float = Field(default=3, gt=0, le=60, description="Between two signs of life, seconds.")
+    expiry_seconds: float = Field(
+        default=10, gt=2, le=300, description="Silence after which others take a node's runs over, seconds."
+    )
+    reap_seconds: float = Field(default=2, gt=0, le=60, description="How often a node looks for orphans, seconds.")
+
+    @model_validator(mode="after")
+    def _beats_in_time(self) -> Self:
+        if self.expiry_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError("expiry_seconds must be at least twice heartbeat_seconds")
+        return self
+
+
 class Settings(BaseSettings):
     """Everything that can be configured. Build it with `load_settings`."""
 
@@ -166,7 +182,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         env_nested_delimiter="_",
         env_nested_max_split=1,
-        extra="forbid",
+        extra="ignore",  # a .env file is shared with other programs; our own unknown names are refused below
         frozen=True,
     )
 
@@ -181,6 +197,7 @@ class Settings(BaseSettings):
     anthropic: AnthropicSettings = Field(default_factory=AnthropicSettings)
     azure: AzureSettings = Field(default_factory=AzureSettings)
     runs: RunSettings = Field(default_factory=RunSettings)
+    lease: LeaseSettings = Field(default_factory=LeaseSettings)
 
     @property
     def database_url(self) -> str:
@@ -200,6 +217,8 @@ def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
     Raises:
         StartupError: a name is unknown or a value wrong; the sentence names the variable and the fix.
     """
+    if unknown := overrides.keys() - Settings.model_fields.keys():
+        raise StartupError(f"There is no group of settings named {', '.join(sorted(unknown))}.")
     file = env_file if env_file is not None and env_file.is_file() else None
     _refuse_unknown_names(file)
     try:

@@ -21,12 +21,13 @@ from sqlalchemy import Connection
 from pilothouse.agents.registry import ServedAgent
 from pilothouse.conversations.present import arguments_of, call_document, reasoning_of, response_text
 from pilothouse.conversations.transcript import StoredMessage, encode
+from pilothouse.engine.leases import Ownership
 from pilothouse.errors import RunFailure
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import canonical_hash, dumps
 from pilothouse.llm.tokens import estimate_tokens
-from pilothouse.runs.errors import stalled
+from pilothouse.runs.errors import HandOver, stalled
 from pilothouse.runs.journal import Journal
 from pilothouse.tools.policy import ToolPolicy
 from pilothouse.tools.results import summarize
@@ -85,6 +86,7 @@ class ActiveRun:
     agent: ServedAgent
     principal: Principal
     journal: Journal
+    ownership: Ownership
     policy: Callable[[str], ToolPolicy]
     stream: bool
     context: dict[str, Any]
@@ -106,6 +108,8 @@ class ActiveRun:
     partial_text: list[str] = field(default_factory=list[str])
     first_token_at: float | None = None
     started: float = field(default_factory=time.monotonic)
+    handing_over: bool = False
+    generation: int = 0
     _last_call: str = ""
     _repeats: int = 0
 
@@ -128,6 +132,22 @@ class ActiveRun:
         """The model call begins again: what was shown of it is withdrawn."""
         self.partial_text.clear()
         self.journal.show_now("step.restarted", step=self.step, reason=reason)
+
+    async def before_step(self) -> None:
+        """To be passed before anything is asked of a model or a tool.
+
+        Raises:
+            HandOver: the process is stopping; everything so far is recorded.
+            Fenced: another process has the run.
+        """
+        if self.handing_over:
+            await self.journal.commit()
+            raise HandOver
+        if self.ownership.held() and self.generation == self.ownership.generation:
+            return
+        await self.ownership.regained()
+        await self.journal.commit()
+        self.generation = self.ownership.generation
 
     # --- recording ---
 

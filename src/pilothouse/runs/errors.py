@@ -12,6 +12,15 @@ class Fenced(PilothouseError):
         super().__init__(f"Run {run_id} is being continued elsewhere.")
 
 
+class HandOver(PilothouseError):
+    """The process is stopping: the run goes on elsewhere, or here after the restart, from where its transcript ends."""
+
+    code = "handed_over"
+
+    def __init__(self) -> None:
+        super().__init__("The run is being handed over.")
+
+
 class AwaitInput(PilothouseError):
     """The run has come to a call that waits for a person: it leaves the process until the answer is there."""
 
@@ -40,6 +49,17 @@ def stalled(tool: str, repeats: int) -> RunFailure:
         category="logic",
         code="stalled",
         status=422,
+    )
+
+
+def poisoned(crashes: int) -> RunFailure:
+    """The run took its process down again and again."""
+    return RunFailure(
+        f"The server process ended unexpectedly {crashes} times while it executed this run, so it was stopped. "
+        "Look for what the run's last tool does to the process.",
+        category="fatal",
+        code="poisoned",
+        status=500,
     )
 
 

@@ -16,6 +16,7 @@ from pilothouse.agents.registry import AgentRegistry, ServedAgent
 from pilothouse.conversations.transcript import StoredMessage, assemble, split_open_tail
 from pilothouse.conversations.window import fit
 from pilothouse.db import Database
+from pilothouse.engine.leases import Ownership
 from pilothouse.errors import RunFailure, Unavailable
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
@@ -26,7 +27,7 @@ from pilothouse.runs import repository
 from pilothouse.runs.active import ActiveRun, RunSink, ToolUse, Totals, current_run, failure_document
 from pilothouse.runs.admit import Admitted, NewRun, started_event
 from pilothouse.runs.deltas import DeltaWriter
-from pilothouse.runs.errors import AwaitInput, Fenced, timed_out
+from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, poisoned, timed_out
 from pilothouse.runs.failures import failure_of
 from pilothouse.runs.journal import Journal, RunPlace
 from pilothouse.runs.live import LiveRuns
@@ -38,6 +39,8 @@ from pilothouse.usage.prices import format_usd
 log = get_logger(__name__)
 
 _ANSWER_TOKENS = 4_096
+SUSPECT_CRASHES = 2
+MOST_CRASHES = 3
 _NO_LIMITS = UsageLimits(request_limit=None)
 
 
@@ -64,7 +67,7 @@ class Executor:
     """Executes runs in this process. One instance serves all agents.
 
     Args:
-        owner: this process's lease, stamped on the runs it takes.
+        ownership: this process's standing; its owner id is stamped on the runs it takes.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Executor:
         gateway: ModelGateway,
         live: LiveRuns,
         deltas: DeltaWriter,
-        owner: str,
+        ownership: Ownership,
         default_model: str | None,
     ) -> None:
         self._database = database
@@ -83,13 +86,14 @@ class Executor:
         self._gateway = gateway
         self._live = live
         self._deltas = deltas
-        self.owner = owner
+        self._ownership = ownership
         self._default_model = default_model
         self._hooks = RunHooks()
         self._reinject = ReinjectSystemPrompt[Any]()
         self._tasks: dict[str, asyncio.Task[Outcome | None]] = {}
         self._runs: dict[str, ActiveRun] = {}
         self._next: set[asyncio.Task[Any]] = set()
+        self._suspects: set[str] = set()
         self.stopping = False
 
     # --- what others ask of it ---
@@ -107,6 +111,7 @@ class Executor:
             next_seq=2,
             next_step=1,
             next_event=len(admitted.events) + 1,
+            ownership=self._ownership,
             on_dirty=self._deltas.mark,
         )
         run = self._activate(
@@ -133,7 +138,7 @@ class Executor:
         if run_id in self._tasks or self.stopping:
             return None
         stored = await self._database.write(
-            take_over, run_id, owner=self.owner, states=states, if_attempt=if_attempt, agents=self._agents
+            take_over, run_id, owner=self._ownership.owner, states=states, if_attempt=if_attempt, agents=self._agents
         )
         if stored is None:
             return None
@@ -148,6 +153,7 @@ class Executor:
             next_seq=max((message.seq for message in stored.own), default=0) + 1,
             next_step=max((step.number for step in stored.steps), default=0) + 1,
             next_event=stored.last_event + 1,
+            ownership=self._ownership,
             on_dirty=self._deltas.mark,
         )
         request: dict[str, Any] = row.request
@@ -155,7 +161,14 @@ class Executor:
         agent = self._agents.get(row.agent)
         run = self._activate(journal, agent, principal, request, (stored.history, stored.unloaded, stored.own))
         restore(run, stored)
-        return self._spawn(run)
+        if row.crashes >= MOST_CRASHES:
+            run.doomed = poisoned(row.crashes)
+        task = self._spawn(run)
+        if row.crashes >= SUSPECT_CRASHES:
+            self._suspects.add(run_id)
+        if row.cancel_requested_at is not None:
+            self.cancel(run_id, "cancelled by its caller")
+        return task
 
     def task(self, run_id: str) -> asyncio.Task[Outcome | None] | None:
         """The task that executes a run here, if it does."""
@@ -171,14 +184,31 @@ class Executor:
             task.cancel()
         return task
 
-    async def close(self, *, grace_seconds: float) -> None:
-        """Start nothing more, let runs end for a while, then leave the rest as they are to be continued later."""
+    def begin_shutdown(self) -> None:
+        """Start nothing more; runs hand over at their next step."""
         self.stopping = True
+        for run in self._runs.values():
+            run.handing_over = True
+
+    async def close(self, *, grace_seconds: float) -> None:
+        """Begin the shutdown, let steps end for a while, then leave the runs as they are to be continued elsewhere."""
+        self.begin_shutdown()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=grace_seconds)
         for task in list(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), *self._next, return_exceptions=True)
+        await self._database.write(repository.release_runs, self._ownership.owner)
+
+    @property
+    def owner(self) -> str:
+        """This process, as stamped on its runs."""
+        return self._ownership.owner
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether a run executes here that may have taken processes down: one at a time, to tell which it is."""
+        return bool(self._suspects)
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -204,6 +234,8 @@ class Executor:
             agent=agent,
             principal=principal,
             journal=journal,
+            ownership=self._ownership,
+            generation=self._ownership.generation,
             policy=lambda name: self._agents.policy(agent, name),
             stream=bool(request.get("stream")),
             context=request.get("context") or {},
@@ -233,8 +265,8 @@ class Executor:
         queued: str | None = None
         try:
             outcome, queued = await self._attempt(run)
-        except Fenced:
-            log.warning("run_continued_elsewhere")
+        except (Fenced, HandOver) as error:
+            log.warning("run_left", reason=error.code)
             return None
         except Unavailable as error:
             log.error("run_left_for_recovery", reason=error.message)  # noqa: TRY400 - the sentence says it all
@@ -244,6 +276,7 @@ class Executor:
         finally:
             self._tasks.pop(run.run_id, None)
             self._runs.pop(run.run_id, None)
+            self._suspects.discard(run.run_id)
             if live is not None:
                 self._live.close(live)
             if queued is not None and not self.stopping:
@@ -268,7 +301,7 @@ class Executor:
         except TimeoutError as error:
             failure = timed_out(seconds) if limit.expired() else failure_of(error)
             return await self._failed(run, failure)
-        except (Fenced, Unavailable):
+        except (Fenced, HandOver, Unavailable):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it was, the run ends and says so
             return await self._failed(run, failure_of(error))

@@ -18,12 +18,18 @@ class Follower:
     def __init__(self, database: Database, live: LiveRuns) -> None:
         self._database = database
         self._live = live
+        self._closing = False
+
+    def close(self) -> None:
+        """End the streams of runs that do not execute here any more, once they have shown what the log holds."""
+        self._closing = True
 
     async def follow(self, run_id: str, after: EventPlace) -> AsyncIterator[list[RunEvent]]:
         """Batches of events after a place, each as soon as there is one, until the run's last event.
 
         Events that have come while the reader was busy come together, deltas merged. The caller has checked whose
-        run it is. Ends too when the run no longer exists.
+        run it is. Ends too when the run no longer exists, and, before the last event, when this process stops: the
+        reader goes on from its place at another one.
         """
         place, ended = after, False
         while not ended:
@@ -55,8 +61,9 @@ class Follower:
             # Its last events may have been written between our two looks.
             rows = await self._database.read(repository.read_events, run_id, after=place, limit=_PAGE)
             return from_rows(rows, place), place, len(rows) < _PAGE
-        await self.wait_for_change(run_id)
-        return [], place, False
+        if not self._closing:
+            await self.wait_for_change(run_id)
+        return [], place, self._closing
 
     async def page(self, run_id: str, after: EventPlace, limit: int) -> list[RunEvent]:
         """Events of the log after a place, at once. The caller has checked whose run it is."""

@@ -6,6 +6,7 @@ a commit is under way goes with the next, so parallel tools share transactions.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from sqlalchemy import Connection
 from pilothouse.conversations import repository as conversation_rows
 from pilothouse.conversations.transcript import Role, StoredMessage
 from pilothouse.db import Database
+from pilothouse.engine.leases import Ownership
 from pilothouse.errors import Unavailable
 from pilothouse.kit.clock import now_ms
 from pilothouse.runs import repository
@@ -24,7 +26,8 @@ from pilothouse.runs.events import EventRow, RunEvent, to_rows
 from pilothouse.runs.live import LiveRun
 
 _FIRST_WAIT_SECONDS = 0.25
-_LAST_WAIT_SECONDS = 32.0
+_LONGEST_WAIT_SECONDS = 2.0
+_GIVE_UP_SECONDS = 600.0
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class Journal:
         next_seq: int,
         next_step: int,
         next_event: int,
+        ownership: Ownership,
         on_dirty: Callable[["Journal"], None] | None = None,
     ) -> None:
         self._database = database
@@ -70,6 +74,7 @@ class Journal:
         self._next_seq = next_seq
         self._next_step = next_step
         self._next_event = next_event
+        self._ownership = ownership
         self._on_dirty = on_dirty
         self._batch = Batch()
         self._uncommitted: list[RunEvent] = []
@@ -143,6 +148,8 @@ class Journal:
         """Add an event that promises nothing (a delta, a beginning): shown at once, written when convenient."""
         event = self._number(kind, data)
         self._uncommitted.append(event)
+        if not self._ownership.held():
+            self._facts.append(event.number)  # we may have been replaced: show nothing before the fence was passed
         if self._facts:
             self._held.append(event)  # never before a fact that stands in front of it
         else:
@@ -187,14 +194,15 @@ class Journal:
     async def _write_patiently(self, batch: Batch) -> tuple[bool, Any]:
         """Write the batch, waiting for a database that is away for a while: the work is done, only not recorded."""
         wait = _FIRST_WAIT_SECONDS
+        give_up = time.monotonic() + _GIVE_UP_SECONDS
         while True:
             try:
                 return await self._database.write(_write_batch, self.place, batch)
             except Unavailable:
-                if wait > _LAST_WAIT_SECONDS:
+                if time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(wait)
-                wait *= 2
+                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
     def _show(self, durable: int) -> None:
         """Everything up to this number is committed: show what was held for it, and what may follow."""

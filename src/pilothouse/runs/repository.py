@@ -6,7 +6,7 @@ What a caller reads or writes carries the tenant and the owner; what an executor
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Select, and_, bindparam, case, func, insert, or_, select, tuple_, update
 from sqlalchemy.engine import Row
 
 from pilothouse.runs.events import DELTA_TYPES, EventPlace, EventRow
@@ -113,6 +113,8 @@ def take_over(
             attempt=runs.c.attempt + 1,
             lease_owner=owner,
             started_at=func.coalesce(runs.c.started_at, now),
+            crashes=runs.c.crashes
+            + case((and_(runs.c.state == "running", runs.c.lease_owner.is_not(None)), 1), else_=0),
         )
         .returning(*runs.c)
     ).first()
@@ -130,13 +132,29 @@ def next_queued(connection: Connection, conversation_id: str) -> str | None:
     return rows[0].id
 
 
-def orphans(connection: Connection, *, not_owned_by: str) -> list[str]:
-    """Runs that should be executing but belong to another process, oldest first."""
+def orphans(connection: Connection, alive: Select[Any] | Sequence[str], *, limit: int) -> Sequence[Row[str, int, int]]:
+    """Runs that should be executing but whose process is not among the living: id, attempt, crashes; oldest first."""
+    return connection.execute(
+        select(runs.c.id, runs.c.attempt, runs.c.crashes)
+        .where(runs.c.state == "running", or_(runs.c.lease_owner.is_(None), runs.c.lease_owner.not_in(alive)))
+        .order_by(runs.c.created_at)
+        .limit(limit)
+    ).all()
+
+
+def release_runs(connection: Connection, owner: str) -> int:
+    """Let go of what a process still executes, so that others take it at once and don't count it as a crash."""
+    statement = update(runs).where(runs.c.state == "running", runs.c.lease_owner == owner)
+    return connection.execute(statement.values(lease_owner=None)).rowcount
+
+
+def to_cancel(connection: Connection, owner: str) -> list[str]:
+    """Runs of a process that somebody wants stopped."""
     return list(
         connection.execute(
-            select(runs.c.id)
-            .where(runs.c.state == "running", runs.c.lease_owner != not_owned_by)
-            .order_by(runs.c.created_at)
+            select(runs.c.id).where(
+                runs.c.state == "running", runs.c.lease_owner == owner, runs.c.cancel_requested_at.is_not(None)
+            )
         ).scalars()
     )
 

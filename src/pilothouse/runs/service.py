@@ -96,14 +96,26 @@ class Runs:
 
         Returns:
             Its outcome where it ran here in one attempt; None where it has to be read back.
+
+        Raises:
+            Unavailable: this server stops before that; the run goes on elsewhere, or here after the start.
         """
         task = accepted.task
         if task is not None:
-            outcome = await asyncio.shield(task)
+            await asyncio.wait([task])
+            outcome = None if task.cancelled() else task.result()
             if outcome is not None and outcome.complete:
                 return outcome
         async for _batch in self.follow(principal, accepted.run_id, START, until_input=True):
             pass
+        if self._executor.stopping and (await self.get(principal, accepted.run_id)).state in ("running", "queued"):
+            raise Unavailable(
+                f"This server stops before run {accepted.run_id} has ended. The run is kept and goes on: "
+                f"ask GET /v1/runs/{accepted.run_id} for its answer.",
+                code="stopping",
+                headers={"Retry-After": "1"},
+                run_id=accepted.run_id,
+            )
         return None
 
     async def get(self, principal: Principal, run_id: str) -> Row[Any]:
@@ -253,24 +265,6 @@ class Runs:
             if step.kind == "tool" and step.effect != "pure" and step.state in ("completed", "in_doubt")
         ]
         return Cancelled(run_id, view.row.state, changed, already_finished)
-
-
-async def recover(database: Database, executor: Executor) -> int:
-    """Continue what a former process left behind. To be called when no other process can be executing runs.
-
-    Returns:
-        How many runs were taken up.
-    """
-    taken = 0
-    for run_id in await database.read(repository.orphans, not_owned_by=executor.owner):
-        taken += await executor.resume(run_id, states=("running",)) is not None
-    for conversation_id in await database.read(repository.conversations_waiting):
-        following = await database.read(repository.next_queued, conversation_id)
-        if following is not None:
-            taken += await executor.resume(following, states=("queued",)) is not None
-    if taken:
-        log.info("runs_recovered", runs=taken)
-    return taken
 
 
 def _load_view(connection: Connection, tenant: str, owner: str, run_id: str) -> RunView | None:

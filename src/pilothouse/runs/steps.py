@@ -31,7 +31,7 @@ from pilothouse.kit.jsons import dumps
 from pilothouse.llm.deltas import current_sink
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.active import ActiveRun, OpenCall, current_run
-from pilothouse.runs.errors import AwaitInput, Fenced, iterations_exceeded
+from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, iterations_exceeded
 from pilothouse.tools.context import ToolCall, serving
 from pilothouse.tools.policy import ToolPolicy
 from pilothouse.tools.results import classify_exception, error_in, shorten, tool_error
@@ -74,6 +74,7 @@ async def model_step(run: ActiveRun, request: ModelRequestContext, handler: Hand
         await run.journal.commit()
     if run.iterations >= run.agent.limits.max_iterations:
         raise iterations_exceeded(run.agent.limits.max_iterations)
+    await run.before_step()
     run.iterations += 1
     run.begin_model_step(request.model.model_name)
     started_at, started = now_ms(), time.monotonic()
@@ -167,6 +168,7 @@ async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> None:
 
 async def _execute(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: dict[str, Any], handler: Handler) -> Any:
     call = opened.call
+    await run.before_step()
     opened.state = "started"
     opened.tries += 1
     _record_intent(run, opened, state="started")
@@ -214,7 +216,7 @@ async def _call(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: dict
         if not limit.expired():
             return classify_exception(error)
         return tool_error("timeout", f"The tool took longer than {seconds:g} seconds and was stopped.")
-    except (ModelRetry, ToolFailed, Fenced, AwaitInput):
+    except (ModelRetry, ToolFailed, Fenced, AwaitInput, HandOver):
         raise
     except Exception as error:
         if type(error).__module__.startswith("pydantic_ai") and not isinstance(error, PilothouseError):

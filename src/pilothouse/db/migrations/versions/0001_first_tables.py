@@ -59,6 +59,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "owner", "key", name=op.f("pk_idempotency_keys")),
     )
     op.create_table(
+        "leases",
+        sa.Column("owner", sa.String(length=64), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", name=op.f("pk_leases")),
+    )
+    op.create_table(
         "messages",
         sa.Column("conversation_id", sa.String(length=40), nullable=False),
         sa.Column("turn", sa.Integer(), nullable=False),
@@ -195,6 +204,7 @@ def downgrade() -> None:
         batch_op.drop_index("uq_messages_call")
 
     op.drop_table("messages")
+    op.drop_table("leases")
     op.drop_table("idempotency_keys")
     with op.batch_alter_table("conversations", schema=None) as batch_op:
         batch_op.drop_index("ix_conversations_owner")

@@ -1,0 +1,51 @@
+"""SQL of leases. Times are the database's own, so that no node's clock matters."""
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, delete, func, insert, literal_column, select, update
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.selectable import ScalarSelect, Select
+
+from pilothouse.engine.tables import leases
+
+
+def database_now(connection: Connection) -> ColumnElement[int]:
+    """The database's clock, milliseconds since the Unix epoch, as an expression."""
+    if connection.dialect.name == "postgresql":
+        return literal_column("CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)", BigInteger)
+    return literal_column("CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)", BigInteger)
+
+
+def insert_lease(connection: Connection, owner: str, *, host: str, pid: int, lasting_ms: int) -> None:
+    """Add a process, alive for `lasting_ms` unless renewed."""
+    now = database_now(connection)
+    connection.execute(
+        insert(leases).values(owner=owner, host=host, pid=pid, started_at=now, expires_at=now + lasting_ms)
+    )
+
+
+def renew_lease(connection: Connection, owner: str, *, lasting_ms: int) -> bool:
+    """Keep a process alive for another while; False where its row is gone."""
+    statement = update(leases).where(leases.c.owner == owner)
+    return connection.execute(statement.values(expires_at=database_now(connection) + lasting_ms)).rowcount == 1
+
+
+def delete_lease(connection: Connection, owner: str) -> None:
+    """The process says goodbye."""
+    connection.execute(delete(leases).where(leases.c.owner == owner))
+
+
+def delete_expired(connection: Connection, *, for_ms: int) -> int:
+    """Forget processes that have been dead for a while."""
+    return connection.execute(delete(leases).where(leases.c.expires_at < database_now(connection) - for_ms)).rowcount
+
+
+def alive(connection: Connection) -> Select[Any]:
+    """The owners that are alive, as a query to be used inside another."""
+    return select(leases.c.owner).where(leases.c.expires_at > database_now(connection))
+
+
+def count_alive(connection: Connection) -> int:
+    """How many processes are alive."""
+    statement: ScalarSelect[int] = select(func.count()).select_from(alive(connection).subquery()).scalar_subquery()
+    return connection.execute(select(statement)).scalar_one()
