@@ -85,7 +85,7 @@ class Pilothouse:
         base: Path | None = None,
     ) -> None:
         self.settings = settings or load_settings()
-        self._local = local
+        self.local = local
         self._environ = os.environ if environ is None else environ
         self._agents = AgentRegistry(self.settings.runs, tools=ToolRegistry(), base=base)
         self._services: Services | None = None
@@ -145,6 +145,16 @@ class Pilothouse:
             raise RuntimeError("The application has not been started: use it through an ASGI server or `running()`.")
         return self._services
 
+    async def begin_shutdown(self) -> None:
+        """What a server calls when it is told to stop, before it closes connections. `pilothouse serve` does.
+
+        New runs are refused with 503 and `/health/ready` says so; what runs may end for
+        `settings.server.shutdown_seconds`, and the rest is left as it is, to be continued later; then event streams
+        end, so that their readers come back elsewhere with `Last-Event-ID`.
+        """
+        if self._services is not None:
+            await self._services.drain(self.settings.server.shutdown_seconds)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI interface."""
         await self.fastapi(scope, receive, send)
@@ -154,7 +164,7 @@ class Pilothouse:
         """Start everything, and stop it in order at the end. ASGI servers do this by the lifespan protocol."""
         settings = self.settings
         configure_logging(settings.log, settings.server.environment)
-        services = await _start(settings, self._agents, self._environ, local=self._local)
+        services = await _start(settings, self._agents, self._environ, local=self.local)
         self._services = services
         self._publish(services)
         try:
@@ -227,6 +237,7 @@ class Services:
     conversations: Conversations
     tools: ToolService
     deltas: DeltaWriter
+    follower: Follower
     upkeep: Upkeep
     reaper: Reaper
     lease: Lease | None
@@ -249,10 +260,15 @@ class Services:
             if row.state not in TERMINAL:
                 await self.runs.cancel(principal, row.id, reason="its conversation is deleted")
 
-    async def close(self, grace_seconds: float) -> None:
-        """Stop in order: no new runs, what runs, what writes, what is connected."""
+    async def drain(self, grace_seconds: float) -> None:
+        """Take no new runs, let those that run end for a while, then end what follows them."""
         await self.executor.close(grace_seconds=grace_seconds)
         await self.deltas.close()
+        self.follower.close()
+
+    async def close(self, grace_seconds: float) -> None:
+        """Stop in order: no new runs, what runs, what writes, what is connected."""
+        await self.drain(grace_seconds)
         await self.upkeep.close()
         await self.reaper.close()
         if self.lease is not None:
@@ -314,6 +330,7 @@ async def _start(settings: Settings, registry: AgentRegistry, environ: Mapping[s
         ownership=ownership,
         default_model=settings.models.default,
     )
+    follower = Follower(database, live)
     threads = ThreadPoolExecutor(_TOOL_THREADS, thread_name_prefix="tool")
     upkeep = Upkeep(database, delta_retention_seconds=settings.runs.delta_retention_seconds)
     upkeep.start()
@@ -326,11 +343,12 @@ async def _start(settings: Settings, registry: AgentRegistry, environ: Mapping[s
         identity=identity,
         gateway=gateway,
         executor=executor,
-        runs=Runs(database, executor, Follower(database, live), queue_length=settings.runs.queue_length),
+        runs=Runs(database, executor, follower, queue_length=settings.runs.queue_length),
         chat_requests=ChatRequests(registry, database, attachment_bytes=settings.runs.attachment_bytes),
         conversations=Conversations(database),
         tools=ToolService(registry.tools, settings.runs, threads=threads),
         deltas=deltas,
+        follower=follower,
         upkeep=upkeep,
         reaper=reaper,
         lease=lease,

@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pilothouse.errors import StartupError
 
 PREFIX = "PILOTHOUSE_"
+CLIENT_VARIABLES = frozenset({"PILOTHOUSE_URL", "PILOTHOUSE_TOKEN"})
+"""What the command line reads when it talks to a server: no settings of a server, but no mistakes either."""
 
 
 class _Group(BaseModel):
@@ -240,7 +242,7 @@ def _refuse_unknown_names(env_file: Path | None) -> None:
     known = setting_names()
     given = [*os.environ, *(dotenv_values(env_file) if env_file else ())]
     for name in given:
-        if not name.upper().startswith(PREFIX) or name.upper() in known:
+        if not name.upper().startswith(PREFIX) or name.upper() in known or name.upper() in CLIENT_VARIABLES:
             continue
         near = difflib.get_close_matches(name.upper(), known, n=1)
         hint = f"Did you mean {near[0]}?" if near else "See docs/configuration.md for the names."

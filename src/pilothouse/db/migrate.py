@@ -31,6 +31,15 @@ async def upgrade_schema(database: Database) -> tuple[str | None, str]:
     return await database.write(_upgrade)
 
 
+async def schema_versions(database: Database) -> tuple[str | None, str]:
+    """The schema version of the database, None where it holds none yet, and the one this release knows.
+
+    Raises:
+        StartupError: the database was written by a newer release, or holds tables that are not ours.
+    """
+    return await database.read(_known_version), _scripts().get_current_head() or ""
+
+
 async def check_schema(database: Database) -> None:
     """See that the schema is the one this release knows, without changing it.
 
