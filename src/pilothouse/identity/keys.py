@@ -18,18 +18,23 @@ from datetime import datetime
 from pilothouse.db import Database
 from pilothouse.errors import Forbidden, InvalidRequest, NotFound
 from pilothouse.identity import repository
-from pilothouse.identity.principal import MOST_SUBJECT_CHARS, MOST_TENANT_CHARS, Principal, is_name, sorted_scopes
+from pilothouse.identity.principal import (
+    MOST_KEY_NAME_CHARS,
+    MOST_SCOPES,
+    MOST_SUBJECT_CHARS,
+    MOST_TENANT_CHARS,
+    SCOPE_PATTERN,
+    Principal,
+    is_name,
+    sorted_scopes,
+)
 from pilothouse.identity.problems import unauthenticated
 from pilothouse.identity.repository import ApiKey
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.ids import new_id
 from pilothouse.observability.logs import get_logger
 
-__all__ = ["MOST_NAME_CHARS", "MOST_SCOPES", "SCOPE_PATTERN", "ApiKey", "Keys", "is_api_key"]
-
-MOST_NAME_CHARS = 100
-MOST_SCOPES = 64
-SCOPE_PATTERN = r"^(\*|[a-z][a-z0-9_-]{0,31}(:([a-z0-9_-]{1,31}|\*))?)$"
+__all__ = ["ApiKey", "Keys", "is_api_key"]
 
 _TOKEN = re.compile(r"ph_[0-9a-z]{8}_[A-Za-z0-9_-]{43}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -210,8 +215,8 @@ def _hash(token: str) -> str:
 
 
 def _check_wording(principal: Principal, name: str, scopes: list[str]) -> None:
-    if not is_name(name, most=MOST_NAME_CHARS) or not name.strip():
-        raise InvalidRequest(f"A key's name has 1 to {MOST_NAME_CHARS} characters, without control characters.")
+    if not is_name(name, most=MOST_KEY_NAME_CHARS) or not name.strip():
+        raise InvalidRequest(f"A key's name has 1 to {MOST_KEY_NAME_CHARS} characters, without control characters.")
     if not 1 <= len(scopes) <= MOST_SCOPES:
         raise InvalidRequest(f"Give the key 1 to {MOST_SCOPES} scopes.")
     for scope in scopes:

@@ -30,6 +30,9 @@ USER_SCOPES = frozenset({"chat", "runs:*", "conversations:*", "agents:read", "to
 
 MOST_TENANT_CHARS = 128
 MOST_SUBJECT_CHARS = 256
+MOST_KEY_NAME_CHARS = 100
+MOST_SCOPES = 64
+SCOPE_PATTERN = r"^(\*|[a-z][a-z0-9_-]{0,31}(:([a-z0-9_-]{1,31}|\*))?)$"
 
 PrincipalKind = Literal["api_key", "jwt", "local"]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from pilothouse.identity.keys import MOST_NAME_CHARS, MOST_SCOPES, SCOPE_PATTERN
+from pilothouse.identity.principal import MOST_KEY_NAME_CHARS, MOST_SCOPES, SCOPE_PATTERN
 
 Scope = Annotated[str, StringConstraints(pattern=SCOPE_PATTERN)]
 
@@ -35,7 +35,7 @@ class NewKey(BaseModel):
         },
     )
 
-    name: str = Field(min_length=1, max_length=MOST_NAME_CHARS, description="For people to recognise it by.")
+    name: str = Field(min_length=1, max_length=MOST_KEY_NAME_CHARS, description="For people to recognise it by.")
     scopes: list[Scope] = Field(
         min_length=1, max_length=MOST_SCOPES, description="What it may do: at most what the token of this request may."
     )

@@ -1,0 +1,49 @@
+# Everything CI runs, by hand. Tools come from VENV; `make setup` makes it.
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV ?= uv
+
+.PHONY: help setup check format types imports test cov docs lock clean
+
+help:  ## This list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+setup:  ## A virtual environment with all that development needs
+	python3 -m venv $(VENV)
+	$(BIN)/pip install -r requirements/dev.lock -e .
+
+check: lint types imports docs-current  ## What CI checks beside the tests
+
+.PHONY: lint docs-current
+lint:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types:  ## Strict types
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+imports:  ## Order of packages, see .importlinter
+	$(BIN)/lint-imports
+
+docs-current:
+	$(BIN)/python scripts/configuration.py --check
+
+format:  ## Format, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test:  ## All tests
+	$(BIN)/pytest
+
+cov:  ## All tests, with branch coverage
+	$(BIN)/pytest --cov --cov-report=term
+
+docs:  ## Pages that are generated from the code
+	$(BIN)/python scripts/configuration.py
+
+lock:  ## Newest versions that fit pyproject.toml (needs uv)
+	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --upgrade --no-header --quiet -o requirements/base.lock
+	$(UV) pip compile pyproject.toml --group dev --all-extras --universal --python-version 3.11 --upgrade --no-header --quiet -o requirements/dev.lock
+
+clean:  ## What tools leave behind
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov dist
