@@ -6,6 +6,7 @@ let go from memory at any time: a reader that has fallen behind finds it in the 
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from pilothouse.runs.events import START, EventPlace, RunEvent
 
@@ -16,8 +17,11 @@ _KEPT_BEHIND = 512
 class LiveRun:
     """The events of one attempt that may not be in the log yet, and who waits for more."""
 
-    def __init__(self, run_id: str, *, attempt: int, first_number: int) -> None:
+    def __init__(
+        self, run_id: str, *, attempt: int, first_number: int, announce: Callable[[str], None] | None = None
+    ) -> None:
         self.run_id = run_id
+        self._announce = announce
         self.attempt = attempt
         self.first_number = first_number
         self.durable = first_number - 1
@@ -38,6 +42,8 @@ class LiveRun:
     def mark_durable(self, number: int) -> None:
         """Everything up to this number is in the log; old events may go from memory."""
         self.durable = max(self.durable, number)
+        if self._announce is not None:
+            self._announce(self.run_id)
         spare = min(self.durable, self.last_number - _KEPT_BEHIND) - self.first_number + 1
         for _ in range(spare):
             self._events.popleft()
@@ -82,15 +88,20 @@ class LiveRun:
 
 
 class LiveRuns:
-    """All runs that execute in this process."""
+    """All runs that execute in this process.
 
-    def __init__(self) -> None:
+    Args:
+        announce: called with a run's id when its log has grown, to tell other nodes.
+    """
+
+    def __init__(self, *, announce: Callable[[str], None] | None = None) -> None:
+        self._announce = announce
         self._runs: dict[str, LiveRun] = {}
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
 
     def open(self, run_id: str, *, attempt: int, first_number: int) -> LiveRun:
         """Begin the live tail of an attempt."""
-        live = LiveRun(run_id, attempt=attempt, first_number=first_number)
+        live = LiveRun(run_id, attempt=attempt, first_number=first_number, announce=self._announce)
         self._runs[run_id] = live
         self.look(run_id)
         return live

@@ -22,6 +22,7 @@ from pilothouse.runs.execute import Executor, Outcome
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.prepare import instructions_of
 from pilothouse.runs.states import TERMINAL
+from pilothouse.runs.wakeups import Wakeups
 
 log = get_logger(__name__)
 
@@ -61,10 +62,13 @@ class Cancelled:
 class Runs:
     """Start, follow, read, answer and stop runs. Everything is the caller's own, or not found."""
 
-    def __init__(self, database: Database, executor: Executor, follower: Follower, *, queue_length: int) -> None:
+    def __init__(
+        self, database: Database, executor: Executor, follower: Follower, wakeups: Wakeups, *, queue_length: int
+    ) -> None:
         self._database = database
         self._executor = executor
         self._follower = follower
+        self._wakeups = wakeups
         self._queue_length = queue_length
 
     async def start(self, new: NewRun) -> Accepted:
@@ -243,6 +247,7 @@ class Runs:
             if task is not None:
                 await asyncio.wait([task], timeout=_CANCEL_WAIT_MS / 1000)
             else:
+                self._wakeups.reapers_look()
                 await self._follower.wait_for_change(row.id)
             row = await self._database.read(repository.get_run_for_executor, row.id)
 

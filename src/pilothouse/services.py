@@ -1,0 +1,220 @@
+"""What runs inside a started application: opened, checked and connected in order, and closed in the opposite one."""
+
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic_ai.models import Model
+from sqlalchemy import make_url, text
+
+from pilothouse.agents.registry import AgentRegistry
+from pilothouse.conversations.service import Conversations
+from pilothouse.db import Database, open_database
+from pilothouse.db.migrate import upgrade_schema
+from pilothouse.engine.folder import FolderLock
+from pilothouse.engine.leases import Lease, Ownership, SoleOwner
+from pilothouse.errors import PilothouseError, StartupError
+from pilothouse.identity.principal import Principal, local_principal
+from pilothouse.identity.service import Identity
+from pilothouse.llm.gateway import ModelGateway
+from pilothouse.observability.logs import get_logger
+from pilothouse.runs.deltas import DeltaWriter
+from pilothouse.runs.execute import Executor
+from pilothouse.runs.follow import Follower
+from pilothouse.runs.live import LiveRuns
+from pilothouse.runs.reaper import Reaper
+from pilothouse.runs.requests import ChatRequests
+from pilothouse.runs.service import Runs
+from pilothouse.runs.states import TERMINAL
+from pilothouse.runs.upkeep import Upkeep
+from pilothouse.runs.wakeups import NoWakeups, Wakeups
+from pilothouse.settings import LeaseSettings, Settings
+from pilothouse.tools.service import ToolService
+from pilothouse.version import VERSION
+
+log = get_logger(__name__)
+
+_TOOL_THREADS = 8
+
+
+@dataclass
+class Services:
+    """The collaborators of a started application."""
+
+    database: Database
+    identity: Identity
+    gateway: ModelGateway
+    executor: Executor
+    runs: Runs
+    chat_requests: ChatRequests
+    conversations: Conversations
+    tools: ToolService
+    deltas: DeltaWriter
+    follower: Follower
+    wakeups: Wakeups
+    reaper: Reaper
+
+    async def not_ready(self) -> str | None:
+        """Why no new work is taken, or None."""
+        if self.executor.stopping:
+            return "The server is stopping."
+        try:
+            await self.database.read(lambda connection: connection.execute(text("SELECT 1")) and None)
+        except PilothouseError as error:
+            return error.message
+        return None
+
+    async def stop_conversation(self, principal: Principal, conversation_id: str) -> None:
+        """Stop every run of a conversation that has not ended."""
+        for row in await self.runs.page(principal, limit=100, conversation_id=conversation_id):
+            if row.state not in TERMINAL:
+                await self.runs.cancel(principal, row.id, reason="its conversation is deleted")
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Take no new runs, let those that run end for a while, then end what follows them."""
+        await self.executor.close(grace_seconds=grace_seconds)
+        self.wakeups.reapers_look()
+        await self.deltas.close()
+        self.follower.close()
+
+
+@asynccontextmanager
+async def started(
+    settings: Settings, registry: AgentRegistry, environ: Mapping[str, str], *, local: bool
+) -> AsyncGenerator[Services]:
+    """The services, for as long as the block lasts. Drain them before leaving it.
+
+    Args:
+        environ: where providers' own variables are looked up.
+        local: let callers without credentials in, as one local person.
+
+    Raises:
+        StartupError: something can't be used as configured.
+    """
+    embedded = make_url(settings.database_url).get_backend_name() == "sqlite"
+    async with AsyncExitStack() as stack:
+        if embedded:
+            folder = Path(make_url(settings.database_url).database or "").parent
+            stack.callback(FolderLock.acquire(folder).release)
+        gateway = ModelGateway(settings, environ)
+        stack.push_async_callback(gateway.close)
+        if settings.models.check:
+            await gateway.check(_references(registry, settings))
+        database = await open_database(settings.database_url, pool_size=settings.database.pool_size)
+        stack.push_async_callback(database.close)
+        await upgrade_schema(database)
+        identity = await _identity(stack, settings, database, local=local)
+        ownership = await _ownership(stack, settings.lease, database, alone=embedded)
+        threads = ThreadPoolExecutor(_TOOL_THREADS, thread_name_prefix="tool")
+        stack.callback(partial(threads.shutdown, wait=False, cancel_futures=True))
+        services = await _connect(stack, settings, registry, (database, gateway, identity, ownership, threads))
+        await services.reaper.once()
+        services.reaper.start()
+        log.info("server_started", agents=[agent.name for agent in registry], version=VERSION)
+        yield services
+
+
+async def _connect(
+    stack: AsyncExitStack,
+    settings: Settings,
+    registry: AgentRegistry,
+    opened: tuple[Database, ModelGateway, Identity, Ownership, ThreadPoolExecutor],
+) -> Services:
+    """Put together what works on the opened parts."""
+    database, gateway, identity, ownership, threads = opened
+    waker = _Waker()
+    wakeups = await _wakeups(stack, settings, waker)
+    live = LiveRuns(announce=wakeups.run_changed)
+    deltas = DeltaWriter(database, interval_seconds=settings.runs.delta_flush_seconds)
+    executor = Executor(
+        database=database,
+        agents=registry,
+        gateway=gateway,
+        live=live,
+        deltas=deltas,
+        ownership=ownership,
+        default_model=settings.models.default,
+    )
+    upkeep = Upkeep(database, delta_retention_seconds=settings.runs.delta_retention_seconds)
+    upkeep.start()
+    stack.push_async_callback(upkeep.close)
+    alone = isinstance(ownership, SoleOwner)
+    reaper = Reaper(database, executor, alone=alone, interval_seconds=settings.lease.reap_seconds)
+    stack.push_async_callback(reaper.close)
+    waker.live, waker.reaper = live, reaper
+    follower = Follower(database, live)
+    return Services(
+        database=database,
+        identity=identity,
+        gateway=gateway,
+        executor=executor,
+        runs=Runs(database, executor, follower, wakeups, queue_length=settings.runs.queue_length),
+        chat_requests=ChatRequests(registry, database, attachment_bytes=settings.runs.attachment_bytes),
+        conversations=Conversations(database),
+        tools=ToolService(registry.tools, settings.runs, threads=threads),
+        deltas=deltas,
+        follower=follower,
+        wakeups=wakeups,
+        reaper=reaper,
+    )
+
+
+class _Waker:
+    """Hands a wake-up to those who can use it, once they are there."""
+
+    live: LiveRuns | None = None
+    reaper: Reaper | None = None
+
+    def on_run(self, run_id: str) -> None:
+        if self.live is not None:
+            self.live.look(run_id)
+
+    def on_look(self) -> None:
+        if self.reaper is not None:
+            self.reaper.look()
+
+
+async def _identity(stack: AsyncExitStack, settings: Settings, database: Database, *, local: bool) -> Identity:
+    identity = Identity(settings.auth, database, local=local_principal() if local else None)
+    stack.push_async_callback(identity.close)
+    await identity.start()
+    if settings.server.environment == "production":
+        identity.require_configured()
+    return identity
+
+
+async def _ownership(stack: AsyncExitStack, settings: LeaseSettings, database: Database, *, alone: bool) -> Ownership:
+    if alone:
+        return SoleOwner()
+    lease = Lease(database, heartbeat_seconds=settings.heartbeat_seconds, expiry_seconds=settings.expiry_seconds)
+    stack.push_async_callback(lease.close)
+    await lease.start()
+    return lease
+
+
+async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker) -> Wakeups:
+    if settings.redis.url is None:
+        return NoWakeups()
+    try:
+        from pilothouse.runs.redis_wakeups import RedisWakeups  # noqa: PLC0415 - needs the `redis` extra
+    except ModuleNotFoundError as error:
+        raise StartupError("PILOTHOUSE_REDIS_URL needs its driver: pip install 'pilothouse[redis]'.") from error
+    try:
+        wakeups = RedisWakeups(settings.redis.url.get_secret_value(), on_run=waker.on_run, on_look=waker.on_look)
+    except ValueError as error:
+        raise StartupError("PILOTHOUSE_REDIS_URL is not a Redis address. Use redis://host:6379/0.") from error
+    if not await wakeups.reachable():
+        log.warning("redis_away", meaning="nodes wake each other more slowly until it is back")
+    wakeups.start()
+    stack.push_async_callback(wakeups.close)
+    return wakeups
+
+
+def _references(registry: AgentRegistry, settings: Settings) -> list[str | Model]:
+    found: list[str | Model] = []
+    for agent in registry:
+        found.extend(item for item in (agent.model or settings.models.default, *agent.fallback) if item)
+    return found
