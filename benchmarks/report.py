@@ -1,0 +1,91 @@
+"""Tables for people."""
+
+from collections.abc import Sequence
+
+from benchmarks.scenarios import Figures, Results, at_full_speed
+from benchmarks.workload import IDEAL_PACED_SECONDS
+
+_NAMES = {
+    "a": "a pass-through",
+    "b": "b openai sdk",
+    "c": "c pydantic ai",
+    "d": "d pilothouse",
+    "d (once)": "d effect=once",
+}
+Row = Sequence[str]
+
+
+def table(header: Row, rows: Sequence[Row]) -> str:
+    """Columns aligned, the first to the left."""
+    widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
+
+    def line(row: Row) -> str:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *(line(row) for row in rows)])
+
+
+def answers(results: Results) -> str:
+    """Turns, tools and streams: a line for each server."""
+    header = (
+        "scenario", "server", "CPU ms each", "CPU / c", "CPU / b", "each/s", "p50 ms", "p99 ms",
+        "first token +ms", "first p99 ms", "others' share",
+    )  # fmt: skip
+    rows: list[Row] = []
+    for scenario, columns in results.medians().items():
+        floor = columns.get("a", {}).get("first_p50")
+        for column, figures in columns.items():
+            rows.append(
+                (
+                    scenario,
+                    _NAMES.get(column, column),
+                    f"{figures['cpu_ms']:.2f}",
+                    _ratio(figures, columns.get("c")),
+                    _ratio(figures, columns.get("b")),
+                    f"{figures['per_s']:.1f}",
+                    f"{figures['p50']:.1f}",
+                    f"{figures['p99']:.1f}",
+                    f"{figures['first_p50'] - floor:+.1f}" if floor is not None else "",
+                    f"{figures['first_p99']:.1f}" if "first_p99" in figures else "",
+                    f"{figures['others']:.0%}",
+                )
+            )
+    return table(header, rows)
+
+
+def paced(results: Results) -> str:
+    """Paced streams: a line for each level and server, then the highest level that went at full speed."""
+    header = (
+        "streams at once", "server", "core", "CPU ms each", "x ideal", "first p50 ms", "first p99 ms",
+        "longest gap p99 ms", "full speed", "others' share",
+    )  # fmt: skip
+    rows: list[Row] = []
+    highest: dict[str, int] = {}
+    for scenario, columns in results.medians().items():
+        level = scenario.removeprefix("paced ")
+        for column, figures in sorted(columns.items()):
+            passed = at_full_speed(figures)
+            highest[column] = max(highest.get(column, 0), int(level) if passed else 0)
+            rows.append(
+                (
+                    level,
+                    _NAMES.get(column, column),
+                    f"{figures['core']:.0%}",
+                    f"{figures['cpu_ms']:.1f}",
+                    f"{figures['mean'] / 1000 / IDEAL_PACED_SECONDS:.3f}",
+                    f"{figures['first_p50']:.0f}",
+                    f"{figures['first_p99']:.0f}",
+                    f"{figures['gap_p99']:.0f}",
+                    "yes" if passed else "NO",
+                    f"{figures['others']:.0%}",
+                )
+            )
+    said = [f"{_NAMES[column]}: {level} at full speed" for column, level in sorted(highest.items())]
+    if "c" in highest and "d" in highest:
+        said.append(f"d / c: {highest['d'] / max(highest['c'], 1):.1f}")
+    return table(header, rows) + "\n" + "; ".join(said)
+
+
+def _ratio(figures: Figures, base: Figures | None) -> str:
+    return "" if base is None else f"{figures['cpu_ms'] / base['cpu_ms']:.2f}"
