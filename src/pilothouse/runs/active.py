@@ -109,6 +109,7 @@ class ActiveRun:
     first_token_at: float | None = None
     started: float = field(default_factory=time.monotonic)
     handing_over: bool = False
+    may_repeat: bool = False
     generation: int = 0
     _last_call: str = ""
     _repeats: int = 0
@@ -156,6 +157,10 @@ class ActiveRun:
         self.step = self.journal.new_step()
         self.partial_text.clear()
         self.first_token_at = None
+        if self.may_repeat:
+            # The last attempt may have shown some of this step, more even than it could write to the log.
+            self.may_repeat = False
+            self.journal.show_now("step.restarted", step=self.step, reason="run_continued")
         self.journal.show_now("step.started", step=self.step, model=model_name)
 
     def record_response(self, response: ModelResponse, *, started_at: int, started: float) -> None:

@@ -31,11 +31,24 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-_STREAM_EXAMPLE = (
+STREAM_EXAMPLE = (
     'id: 1-1\nevent: run.queued\ndata: {"type":"run.queued","run_id":"run_01…","conversation_id":"conv_01…"}\n\n'
     'id: 1-4\nevent: text.delta\ndata: {"type":"text.delta","run_id":"run_01…","step":1,"text":"It ships "}\n\n'
     'id: 1-9\nevent: run.completed\ndata: {"type":"run.completed","run_id":"run_01…","text":"It ships tomorrow."}\n\n'
 )
+
+EVENT_SCHEMA: dict[str, Any] = {
+    "title": "ServerSentEvent",
+    "description": "One event of the stream.",
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "`<attempt>-<number>`; send it back as Last-Event-ID to go on after."},
+        "event": {"type": "string", "description": "The event's type."},
+        "data": {"type": "string", "description": "A JSON object with the event's fields, `type` and `run_id`."},
+    },
+    "required": ["data"],
+}
+"""What one event of a stream is, for the OpenAPI document."""
 
 
 def runs_of(request: Request) -> Runs:
@@ -96,7 +109,7 @@ async def chat(
     responses={
         200: {
             "description": "The run's events, as `GET /v1/runs/{id}/events` gives them.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}},
+            "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": STREAM_EXAMPLE}},
         },
         **problem_responses(400, 401, 403, 404, 409, 413, 422, 429, 503),
     },

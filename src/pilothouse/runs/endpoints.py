@@ -11,7 +11,7 @@ from pilothouse.http.sse import EventStreamResponse
 from pilothouse.identity.http import Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
-from pilothouse.runs.chat_endpoints import RunService, event_bytes
+from pilothouse.runs.chat_endpoints import EVENT_SCHEMA, STREAM_EXAMPLE, RunService, event_bytes
 from pilothouse.runs.events import START, parse_event_id
 from pilothouse.runs.present import run_detail, run_document
 from pilothouse.runs.schemas import CancelOut, EventPage, InputIn, RunDetail, RunOut
@@ -70,7 +70,7 @@ async def get_run(run_id: RunId, principal: Reader, runs: RunService) -> Respons
             "description": "As server-sent events to the run's last one, or, with `Accept: application/json`, "
             "those there are now.",
             "content": {
-                "text/event-stream": {"schema": {"type": "string"}},
+                "text/event-stream": {"schema": EVENT_SCHEMA, "example": STREAM_EXAMPLE},
                 "application/json": {"schema": EventPage.model_json_schema()},
             },
         },

@@ -25,7 +25,7 @@ from pilothouse.llm.gateway import ModelGateway
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import repository
 from pilothouse.runs.active import ActiveRun, RunSink, ToolUse, Totals, current_run, failure_document
-from pilothouse.runs.admit import Admitted, NewRun, started_event
+from pilothouse.runs.admit import Admitted, NewRun
 from pilothouse.runs.deltas import DeltaWriter
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, poisoned, timed_out
 from pilothouse.runs.failures import failure_of
@@ -137,22 +137,31 @@ class Executor:
         """
         if run_id in self._tasks or self.stopping:
             return None
-        stored = await self._database.write(
-            take_over, run_id, owner=self._ownership.owner, states=states, if_attempt=if_attempt, agents=self._agents
-        )
+        try:
+            stored = await self._database.write(
+                take_over,
+                run_id,
+                owner=self._ownership.owner,
+                states=states,
+                if_attempt=if_attempt,
+                agents=self._agents,
+            )
+        except IntegrityError:  # another run of the conversation has become the active one meanwhile
+            return None
         if stored is None:
             return None
         row = stored.row
-        live = self._live.open(run_id, attempt=row.attempt, first_number=stored.last_event)
-        live.publish(started_event(row.conversation_id, row.agent, row.attempt, stored.last_event))
-        live.mark_durable(stored.last_event)
+        live = self._live.open(run_id, attempt=row.attempt, first_number=stored.events[0].number)
+        for event in stored.events:
+            live.publish(event)
+        live.mark_durable(stored.events[-1].number)
         journal = Journal(
             self._database,
             live,
             RunPlace(run_id, row.conversation_id, row.turn, row.attempt),
             next_seq=max((message.seq for message in stored.own), default=0) + 1,
-            next_step=max((step.number for step in stored.steps), default=0) + 1,
-            next_event=stored.last_event + 1,
+            next_step=stored.next_step,
+            next_event=stored.events[-1].number + 1,
             ownership=self._ownership,
             on_dirty=self._deltas.mark,
         )
@@ -204,6 +213,11 @@ class Executor:
     def owner(self) -> str:
         """This process, as stamped on its runs."""
         return self._ownership.owner
+
+    @property
+    def agent_names(self) -> list[str]:
+        """The agents whose runs can be executed here."""
+        return [agent.name for agent in self._agents]
 
     @property
     def has_suspect(self) -> bool:

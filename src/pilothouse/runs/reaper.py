@@ -54,13 +54,15 @@ class Reaper:
         for run_id in await self._database.read(repository.to_cancel, self._executor.owner):
             self._executor.cancel(run_id, "cancelled by its caller")
         taken = 0
-        orphans = list(await self._database.read(_orphans, self._executor.owner if self._alone else None))
+        agents = self._executor.agent_names
+        only_alive = self._executor.owner if self._alone else None
+        orphans = list(await self._database.read(_orphans, only_alive, agents))
         random.shuffle(orphans)  # nodes that look at the same time begin at different ends
         for run_id, attempt, crashes in orphans:
             if crashes >= SUSPECT_CRASHES and self._executor.has_suspect:
                 continue
             taken += await self._executor.resume(run_id, states=("running",), if_attempt=attempt) is not None
-        for conversation_id in await self._database.read(repository.conversations_waiting):
+        for conversation_id in await self._database.read(repository.conversations_waiting, agents):
             following = await self._database.read(repository.next_queued, conversation_id)
             if following is not None:
                 taken += await self._executor.resume(following, states=("queued",)) is not None
@@ -84,6 +86,6 @@ class Reaper:
                 continue
 
 
-def _orphans(connection: Connection, only_alive: str | None) -> Sequence[Any]:
+def _orphans(connection: Connection, only_alive: str | None, agents: Sequence[str]) -> Sequence[Any]:
     alive: Select[Any] | Sequence[str] = engine_rows.alive(connection) if only_alive is None else (only_alive,)
-    return repository.orphans(connection, alive, limit=_MOST_AT_ONCE)
+    return repository.orphans(connection, alive, agents=agents, limit=_MOST_AT_ONCE)

@@ -132,11 +132,21 @@ def next_queued(connection: Connection, conversation_id: str) -> str | None:
     return rows[0].id
 
 
-def orphans(connection: Connection, alive: Select[Any] | Sequence[str], *, limit: int) -> Sequence[Row[str, int, int]]:
-    """Runs that should be executing but whose process is not among the living: id, attempt, crashes; oldest first."""
+def orphans(
+    connection: Connection, alive: Select[Any] | Sequence[str], *, agents: Sequence[str], limit: int
+) -> Sequence[Row[str, int, int]]:
+    """Runs of these agents that should be executing but whose process is not among the living, oldest first.
+
+    Returns:
+        Rows of id, attempt, crashes.
+    """
     return connection.execute(
         select(runs.c.id, runs.c.attempt, runs.c.crashes)
-        .where(runs.c.state == "running", or_(runs.c.lease_owner.is_(None), runs.c.lease_owner.not_in(alive)))
+        .where(
+            runs.c.state == "running",
+            runs.c.agent.in_(agents),
+            or_(runs.c.lease_owner.is_(None), runs.c.lease_owner.not_in(alive)),
+        )
         .order_by(runs.c.created_at)
         .limit(limit)
     ).all()
@@ -159,13 +169,13 @@ def to_cancel(connection: Connection, owner: str) -> list[str]:
     )
 
 
-def conversations_waiting(connection: Connection) -> list[str]:
-    """Conversations with a waiting run and no active one: something ended without starting the next."""
+def conversations_waiting(connection: Connection, agents: Sequence[str]) -> list[str]:
+    """Conversations with a waiting run of these agents and no active one: something ended without starting the next."""
     active = select(runs.c.conversation_id).where(runs.c.state.in_(ACTIVE))
     return list(
         connection.execute(
             select(runs.c.conversation_id)
-            .where(runs.c.state == "queued", runs.c.conversation_id.not_in(active))
+            .where(runs.c.state == "queued", runs.c.agent.in_(agents), runs.c.conversation_id.not_in(active))
             .distinct()
         ).scalars()
     )

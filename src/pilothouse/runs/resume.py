@@ -16,7 +16,7 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.runs import repository
 from pilothouse.runs.active import ActiveRun, OpenCall, Totals
 from pilothouse.runs.admit import started_event
-from pilothouse.runs.events import to_rows
+from pilothouse.runs.events import RunEvent, to_rows
 
 
 @dataclass(slots=True)
@@ -28,7 +28,12 @@ class Resumption:
     unloaded: int
     own: list[StoredMessage]
     steps: Sequence[Row[Any]]
-    last_event: int
+    events: list[RunEvent]
+
+    @property
+    def next_step(self) -> int:
+        """The number of the step that comes next."""
+        return _next_step(self.steps)
 
 
 def take_over(
@@ -45,9 +50,14 @@ def take_over(
     row = repository.take_over(connection, run_id, owner=owner, now=now, states=states, if_attempt=if_attempt)
     if row is None:
         return None
-    last = repository.last_event_number(connection, run_id) + 1
-    event = started_event(row.conversation_id, row.agent, row.attempt, last)
-    repository.insert_events(connection, run_id, to_rows([event]), now)
+    steps = repository.load_steps(connection, run_id)
+    number = repository.last_event_number(connection, run_id) + 1
+    events = [started_event(row.conversation_id, row.agent, row.attempt, number)]
+    if row.attempt > 1:
+        # What was shown of a step that has no record is withdrawn, whether or not it reached the log.
+        data = {"step": _next_step(steps), "reason": "taken_over"}
+        events.append(RunEvent(row.attempt, number + 1, "step.restarted", data))
+    repository.insert_events(connection, run_id, to_rows(events), now)
     history, unloaded = conversation_rows.load_history(
         connection,
         row.conversation_id,
@@ -59,9 +69,13 @@ def take_over(
         history=history,
         unloaded=unloaded,
         own=conversation_rows.load_turn(connection, row.conversation_id, row.turn),
-        steps=repository.load_steps(connection, run_id),
-        last_event=last,
+        steps=steps,
+        events=events,
     )
+
+
+def _next_step(steps: Sequence[Row[Any]]) -> int:
+    return max((step.number for step in steps), default=0) + 1
 
 
 def restore(run: ActiveRun, stored: Resumption) -> None:
@@ -74,6 +88,7 @@ def restore(run: ActiveRun, stored: Resumption) -> None:
     for message, response in zip(stored.own, decode(stored.own), strict=True):
         if not isinstance(response, ModelResponse):
             continue
+        run.step = message.step
         run.text = response.text or ""
         try:
             run.note_calls(response.tool_calls)
@@ -86,6 +101,7 @@ def restore(run: ActiveRun, stored: Resumption) -> None:
     for message in stored.own:
         if message.role == "tool" and message.call_id is not None:
             run.open_calls.pop(message.call_id, None)
+    run.may_repeat = row.attempt > 1 and not run.open_calls
 
 
 def _open_call(opened: OpenCall, step: Row[Any] | None) -> OpenCall:
