@@ -11,6 +11,7 @@ from pydantic_ai.messages import ModelResponse
 from pydantic_ai.usage import UsageLimits
 from pydantic_core import to_jsonable_python
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from pilothouse.agents.registry import AgentRegistry, ServedAgent
 from pilothouse.conversations.transcript import StoredMessage, assemble, split_open_tail
