@@ -1,1 +1,59 @@
-"""TODO."""
+"""The command line. What a command does is in `cli.actions` and loaded when it is used, so that help is quick."""
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from pilothouse.cli import chat, db, demo, doctor, keys, runs, serve
+from pilothouse.cli.output import say
+from pilothouse.errors import PilothouseError, StartupError
+from pilothouse.version import VERSION
+
+__all__ = ["main"]
+
+_ORDER = ("demo", "serve", "chat", "runs", "keys", "db", "doctor", "version")
+
+
+class _InOrder(TyperGroup):
+    """Help lists commands as one comes to need them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - Typer's signature
+        return list(_ORDER)
+
+
+app = typer.Typer(
+    name="pilothouse",
+    cls=_InOrder,
+    help="The production backend for AI agents: serve, stream, persist and recover Pydantic AI agents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("serve")(serve.serve)
+app.command("chat")(chat.chat)
+app.add_typer(runs.app, name="runs")
+app.add_typer(keys.app, name="keys")
+app.add_typer(db.app, name="db")
+app.command("doctor")(doctor.doctor)
+
+
+@app.command("version")
+def version() -> None:
+    """Print the version of Pilothouse."""
+    typer.echo(VERSION)
+
+
+def main() -> None:
+    """The entry point. Exits with 0; 1 where something failed; 2 where it could not begin."""
+    try:
+        app()
+    except StartupError as error:
+        say(error.message)
+        sys.exit(2)
+    except PilothouseError as error:
+        say(error.message)
+        sys.exit(1)

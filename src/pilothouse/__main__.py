@@ -1,0 +1,5 @@
+"""`python -m pilothouse` is `pilothouse`."""
+
+from pilothouse.cli import main
+
+main()

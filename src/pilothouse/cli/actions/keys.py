@@ -1,0 +1,133 @@
+"""API keys, made and revoked by whoever can reach the database."""
+
+import asyncio
+import re
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pilothouse.cli.actions.database import configured_database
+from pilothouse.cli.output import plain, say
+from pilothouse.errors import InvalidRequest
+from pilothouse.identity.keys import ApiKey, Keys
+from pilothouse.identity.principal import USER_SCOPES, Principal
+from pilothouse.kit.jsons import dumps
+from pilothouse.settings import load_settings
+
+_PAGE = 100
+_SPAN = re.compile(r"(\d{1,5})([hdwy])")
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}
+
+
+def create_key(name: str, *, subject: str, tenant: str, scopes: str | None, expires: str | None) -> None:
+    """Make a key: its token goes to stdout, everything else to stderr.
+
+    Raises:
+        InvalidRequest: a name, a scope or the expiry is wrong.
+        StartupError: the database can't be used.
+    """
+    wanted = sorted(USER_SCOPES) if scopes is None else [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    expires_at = None if expires is None else parse_expiry(expires, datetime.now(UTC))
+    key, token = asyncio.run(_create(_owner(tenant, subject), name, wanted, expires_at))
+    until = f" until {_day(key.expires_at)}" if key.expires_at else ""
+    say(f"Made key {key.id} for {subject} of tenant {tenant}{until}. It may: {', '.join(key.scopes)}.")
+    say("This is its token. Keep it now; it can't be shown again:")
+    typer.echo(token)
+
+
+def list_keys(tenant: str, *, as_json: bool) -> None:
+    """Print all keys of a tenant.
+
+    Raises:
+        StartupError: the database can't be used.
+    """
+    keys = asyncio.run(_list(_owner(tenant, "cli")))
+    if as_json:
+        typer.echo(dumps([_document(key) for key in keys]))
+        return
+    if not keys:
+        typer.echo(f"Tenant {plain(tenant)} has no keys.")
+        return
+    table = Table("key", "name", "begins with", "subject", "scopes", "created", "expires", "last used", "state")
+    now = round(datetime.now(UTC).timestamp() * 1000)
+    for key in keys:
+        state = "revoked" if key.revoked_at else "usable" if key.usable(now) else "expired"
+        days = [_day(at) for at in (key.created_at, key.expires_at, key.last_used_at)]
+        table.add_row(key.id, plain(key.name), key.prefix, plain(key.owner), ", ".join(key.scopes), *days, state)
+    Console().print(table)
+
+
+def revoke_key(key_id: str, *, tenant: str) -> None:
+    """Revoke a key of a tenant.
+
+    Raises:
+        NotFound: the tenant has no such key.
+        StartupError: the database can't be used.
+    """
+    key = asyncio.run(_revoke(_owner(tenant, "cli"), key_id))
+    typer.echo(f"Revoked key {key.id} ({plain(key.name)}). Running servers refuse it within five seconds.")
+
+
+def parse_expiry(text: str, now: datetime) -> datetime:
+    """The moment that `12h`, `90d`, `2w`, `1y` or a date names; a date ends with its last second, in UTC.
+
+    Raises:
+        InvalidRequest: it is none of these.
+    """
+    span = _SPAN.fullmatch(text.strip())
+    try:
+        if span is not None:
+            return now + int(span[1]) * _UNITS[span[2]]
+        return datetime.combine(date.fromisoformat(text.strip()), time(23, 59, 59), UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(f"{text!r} is no expiry. Write 12h, 90d, 2w, 1y, or a date as 2030-01-31.") from None
+
+
+async def _create(maker: Principal, name: str, scopes: list[str], expires_at: datetime | None) -> tuple[ApiKey, str]:
+    async with configured_database(load_settings()) as database:
+        return await Keys(database).create(maker, name, scopes=scopes, expires_at=expires_at)
+
+
+async def _list(reader: Principal) -> list[ApiKey]:
+    found: list[ApiKey] = []
+    async with configured_database(load_settings()) as database:
+        keys = Keys(database)
+        page = await keys.page(reader, limit=_PAGE, everyone=True)
+        found.extend(page)
+        while len(page) == _PAGE:
+            page = await keys.page(reader, limit=_PAGE, after=(page[-1].created_at, page[-1].id), everyone=True)
+            found.extend(page)
+    return found
+
+
+async def _revoke(revoker: Principal, key_id: str) -> ApiKey:
+    async with configured_database(load_settings()) as database:
+        return await Keys(database).revoke(revoker, key_id)
+
+
+def _owner(tenant: str, subject: str) -> Principal:
+    """Whoever can open the database may do everything in it."""
+    return Principal(tenant, subject, frozenset({"*"}), "local")
+
+
+def _document(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "subject": key.owner,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": list(key.scopes),
+        **{name: _iso(getattr(key, name)) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")},
+    }
+
+
+def _iso(milliseconds: int | None) -> str | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
+
+
+def _day(milliseconds: int | None) -> str:
+    return (_iso(milliseconds) or "")[:10]
