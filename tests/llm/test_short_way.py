@@ -14,6 +14,7 @@ from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 from tests.llm.helpers import RecordingSink
@@ -134,8 +135,10 @@ async def message_of(model):
 
 
 def openai_model(data):
+    profile = OpenAIModelProfile(ignore_streamed_leading_whitespace=True)
     return OpenAIChatModel(
         "m",
+        profile=profile,
         provider=OpenAIProvider(
             openai_client=AsyncOpenAI(api_key="k", base_url="http://x/v1", http_client=client(data), max_retries=0)
         ),
@@ -162,6 +165,55 @@ async def test_any_openai_stream_in_any_pieces_builds_the_message_it_would_have_
     assert out == whole
     assert shown(sink) == shown(whole_sink)
     assert await message_of(openai_model(out)) == await message_of(openai_model(data))
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [" ", "Hello"],
+        ["\n", "\n", "Hello", " ", "there"],
+        ["<th", "ink>"],
+        ["<", "think>", "x"],
+        ["a", "<think>", "b", "c", "</think>", " ", "d", "e"],
+        ["x", "fp", "y", "fp", "z"],
+        ["a", "b", "<b>", "c", "<think>", "d"],
+    ],
+)
+async def test_texts_that_mean_something_alone_are_not_merged_into_others(texts):
+    events = [openai_chunk({"content": text}, system_fingerprint="fp") for text in texts]
+    data = framed([*events, openai_chunk({}, finish="stop")], eol="\n", named=False, comments=False)
+    out, sink, _ = travel(OpenAIChat(), [data])
+    message = await message_of(openai_model(data))
+    assert await message_of(openai_model(out)) == message
+    # White space that the message drops at the start of a text is shown all the same.
+    text = "".join(content for kind, content, *_ in message[0] if kind == "text")
+    assert "".join(sink.joined().split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "other"},
+        {"id": "c2"},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}},
+        {"choice": {"index": 1}},
+        {"choice": {"logprobs": {"content": []}}},
+        {"choice": {"content_filter_results": {"hate": {"filtered": False}}}},
+    ],
+)
+def test_events_that_differ_in_more_than_their_text_stay_apart(other):
+    events = [openai_chunk({"content": "a"}), openai_chunk({"content": "b"}), openai_chunk({"content": "c"}, **other)]
+    out, sink, _ = travel(OpenAIChat(), [framed(events, eol="\n", named=False, comments=False)])
+    assert out.count(b"data:") == 2
+    assert sink.joined() == "abc"
+
+
+def test_a_time_and_padding_that_change_with_each_event_do_not_keep_them_apart():
+    events = [openai_chunk({"content": "a"}, created=number, obfuscation="x" * number) for number in range(9)]
+    out, sink, _ = travel(OpenAIChat(), [framed(events, eol="\n", named=False, comments=False)])
+    assert out.count(b"data:") == 1
+    assert json.loads(out[5:])["created"] == 0
+    assert sink.joined() == "a" * 9
 
 
 @SEVERAL
@@ -263,3 +315,10 @@ def test_an_event_over_many_reads_costs_linear_time():
     out, sink, _ = travel(OpenAIChat(), [huge[start : start + 1000] for start in range(0, len(huge), 1000)])
     assert out == huge
     assert len(sink.joined()) == 2_000_000
+
+
+def test_a_value_equal_to_the_text_is_not_taken_for_it():
+    texts = [("x", "fp"), ("fp", "fp"), ("fp", "other"), ("y", "fp")]
+    events = [openai_chunk({"content": text}, system_fingerprint=mark) for text, mark in texts]
+    _, sink, _ = travel(OpenAIChat(), [framed(events, eol="\n", named=False, comments=False)])
+    assert sink.joined() == "xfpfpy"

@@ -14,11 +14,68 @@ from pilothouse.llm.wires import Kind, Piece, Wire
 
 __all__ = ["ShortWay"]
 
+_SAMPLE = "~sample~"
+# Text with escapes gives no mould; a stream that has no other is left alone after so many deltas.
+_CASTS = 8
+
+
+class _Mould:
+    """The bytes around the text in the events of a run: an event that has them too holds nothing new but its text.
+
+    It spares parsing the whole of each event, which is most of what a token costs here.
+    """
+
+    __slots__ = ("_after", "_before", "_least", "_start", "_stop", "kind")
+
+    def __init__(self, before: bytes, after: bytes, kind: Kind) -> None:
+        self._before, self._after = before, after
+        self._least = len(before) + len(after)
+        # The text's own quotes are the last byte before it and the first after it.
+        self._start, self._stop = len(before) - 1, 1 - len(after)
+        self.kind: Kind = kind
+
+    def text_of(self, event: bytes) -> str | None:
+        """The text of an event, if it is of this mould and may be merged; quotes within are no valid JSON string."""
+        if len(event) <= self._least or not event.startswith(self._before) or not event.endswith(self._after):
+            return None
+        try:
+            text: str = from_json(event[self._start : self._stop or None])
+        except ValueError:
+            return None
+        # What may be a tag takes the long look.
+        return None if text[0] == "<" else text
+
+
+def _cast(event: bytes, start: int, sample: dict[str, Any], text: str, kind: Kind) -> _Mould | None:
+    """A mould from an event with this text, proven by pouring the sample into it."""
+    quoted = to_json(text)
+    place = event.rfind(quoted)
+    if place < 0:
+        return None
+    before, after = event[: place + 1], event[place + len(quoted) - 1 :]
+    try:
+        poured = cast("object", from_json(before[start:] + _SAMPLE.encode() + after))
+    except ValueError:
+        return None
+    return _Mould(before, after, kind) if poured == sample else None
+
 
 class ShortWay:
     """One stream on its way."""
 
-    __slots__ = ("_blank", "_first", "_head", "_out", "_run", "_shown", "_splitter", "_texts", "_trace", "_wire")
+    __slots__ = (
+        "_blank",
+        "_first",
+        "_head",
+        "_mould",
+        "_out",
+        "_run",
+        "_shown",
+        "_splitter",
+        "_texts",
+        "_trace",
+        "_wire",
+    )
 
     def __init__(self, wire: Wire, trace: StreamTrace) -> None:
         self._wire = wire
@@ -30,6 +87,7 @@ class ShortWay:
         self._run: Piece | None = None
         self._first = self._head = self._blank = b""
         self._texts: list[str] = []
+        self._mould: _Mould | None = None
 
     @property
     def ended(self) -> bool:
@@ -56,6 +114,11 @@ class ShortWay:
         return self._given()
 
     def _take(self, event: bytes, blank: bytes) -> None:
+        mould = self._mould
+        if mould is not None and (text := mould.text_of(event)):
+            self._texts.append(text)
+            self._shown.append((mould.kind, text))
+            return
         found = find_data(event)
         piece = self._read(event[found[0] : found[1]]) if found is not None else None
         if piece is None or found is None or not found[2] or not self._trace.merge:
@@ -65,6 +128,8 @@ class ShortWay:
         run = self._run
         if run is not None and run.field == piece.field and run.rest == piece.rest:
             self._texts.append(piece.text)
+            if self._mould is None and len(self._texts) <= _CASTS:
+                self._mould = _cast(event, found[0], self._wire.merged(piece, _SAMPLE), piece.text, self._shown[-1][0])
             return
         self._end_run()
         if piece.text.isspace():
@@ -89,7 +154,7 @@ class ShortWay:
         run, texts = self._run, self._texts
         if run is None:
             return
-        self._run = None
+        self._run = self._mould = None
         if len(texts) == 1:
             self._out += (self._first, self._blank)
             return
