@@ -162,6 +162,7 @@ class Pilothouse:
             docs_url=None,
             redoc_url=None,
             openapi_url="/openapi.json",
+            generate_unique_id_function=lambda route: route.name,
         )
         for router in (
             chat_endpoints.router,
@@ -186,6 +187,7 @@ class Pilothouse:
         state.settings = self.settings
         state.agents = self._agents
         state.identity = services.identity
+        state.idempotency = services.idempotency
         state.runs = services.runs
         state.chat_requests = services.chat_requests
         state.conversations = services.conversations

@@ -17,6 +17,7 @@ from pilothouse.db.migrate import upgrade_schema
 from pilothouse.engine.folder import FolderLock
 from pilothouse.engine.leases import Lease, Ownership, SoleOwner
 from pilothouse.errors import PilothouseError, StartupError
+from pilothouse.idempotency.service import Idempotency
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.identity.service import Identity
 from pilothouse.llm.gateway import ModelGateway
@@ -46,6 +47,7 @@ class Services:
 
     database: Database
     identity: Identity
+    idempotency: Idempotency
     gateway: ModelGateway
     executor: Executor
     runs: Runs
@@ -149,6 +151,7 @@ async def _connect(
     return Services(
         database=database,
         identity=identity,
+        idempotency=Idempotency(database),
         gateway=gateway,
         executor=executor,
         runs=Runs(database, executor, follower, wakeups, queue_length=settings.runs.queue_length),

@@ -1,6 +1,6 @@
 """`/v1/conversations`. Needs `app.state.conversations`, and `app.state.stop_conversation` to end its runs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, status
 from starlette.responses import Response
@@ -19,6 +19,8 @@ from pilothouse.conversations.service import MOST_EXPORTED, Conversations
 from pilothouse.errors import InvalidRequest
 from pilothouse.http.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
 from pilothouse.http.problems import problem_responses
+from pilothouse.idempotency.http import IdempotencyKey, Once
+from pilothouse.idempotency.service import key_use
 from pilothouse.identity.http import Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
@@ -57,7 +59,12 @@ async def list_conversations(
     responses=problem_responses(400, 401, 403, 404, 422, 503),
 )
 async def create_conversation(
-    request: Request, body: NewConversation, principal: Writer, service: Service
+    request: Request,
+    body: NewConversation,
+    principal: Writer,
+    service: Service,
+    once: Once,
+    idempotency_key: IdempotencyKey = None,
 ) -> ConversationOut:
     """Not needed for chatting: a message without a conversation begins one."""
     agents: AgentRegistry = request.app.state.agents
@@ -65,8 +72,15 @@ async def create_conversation(
     if agent is None:
         names = ", ".join(item.name for item in agents) or "none"
         raise InvalidRequest(f"Say which agent: {names}.", code="agent_required")
-    row = await service.create(principal, agent=agent.name, title=body.title, metadata=body.metadata)
-    return ConversationOut.model_validate(conversation_document(row))
+    name = agent.name
+
+    async def create() -> dict[str, Any]:
+        row = await service.create(principal, agent=name, title=body.title, metadata=body.metadata)
+        return conversation_document(row)
+
+    document = body.model_dump(mode="json")
+    use = key_use(principal.tenant, principal.subject, idempotency_key, route="conversations", body=document)
+    return ConversationOut.model_validate(await once.once(use, create))
 
 
 @router.get("/{conversation_id}", summary="A conversation", responses=problem_responses(401, 403, 404, 422, 503))

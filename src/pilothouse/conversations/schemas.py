@@ -8,11 +8,41 @@ from pilothouse.kit.jsons import dumps
 
 MOST_METADATA_BYTES = 16_384
 
+_CONVERSATION: dict[str, Any] = {
+    "id": "conv_01kb2m9w4c8t5v3q7r1x6y0z2b",
+    "agent": "support",
+    "title": "Where is order 1042?",
+    "turns": 1,
+    "metadata": {"ticket": "T-17"},
+    "created_at": "2026-11-02T08:30:00.000+00:00",
+    "updated_at": "2026-11-02T08:30:00.000+00:00",
+}
+_MESSAGE: dict[str, Any] = {
+    "key": "1.2",
+    "run_id": "run_01kb2m9w4c8t5v3q7r1x6y0z2a",
+    "step": 1,
+    "role": "assistant",
+    "text": "It ships tomorrow.",
+    "reasoning": None,
+    "tool_calls": [],
+    "call_id": None,
+    "name": None,
+    "result": None,
+    "attachments": [],
+    "pinned": False,
+    "interrupted": False,
+    "created_at": "2026-11-02T08:30:00.940+00:00",
+}
+
+
+def _example(value: dict[str, Any], *, extra: Literal["ignore", "forbid"] = "ignore") -> ConfigDict:
+    return ConfigDict(extra=extra, json_schema_extra={"examples": [value]})
+
 
 class NewConversation(BaseModel):
     """A conversation to begin without a message."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _example({"agent": "support", "title": "Order 1042", "metadata": {"ticket": "T-17"}}, extra="forbid")
 
     agent: str | None = Field(default=None, max_length=128)
     title: str = Field(default="", max_length=200)
@@ -29,13 +59,15 @@ class NewConversation(BaseModel):
 class ConversationChange(BaseModel):
     """A new title."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _example({"title": "Order 1042"}, extra="forbid")
 
     title: str = Field(min_length=1, max_length=200)
 
 
 class ConversationOut(BaseModel):
     """A conversation."""
+
+    model_config = _example(_CONVERSATION)
 
     id: str
     agent: str
@@ -57,6 +89,8 @@ class ToolCallOut(BaseModel):
 class MessageOut(BaseModel):
     """One message of a transcript."""
 
+    model_config = _example(_MESSAGE)
+
     key: str = Field(description="Its place, `turn.seq`.")
     run_id: str
     step: int
@@ -76,13 +110,15 @@ class MessageOut(BaseModel):
 class PinIn(BaseModel):
     """Whether a message stays when the history is cut."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = _example({"pinned": True}, extra="forbid")
 
     pinned: bool
 
 
 class ConversationExport(BaseModel):
     """A conversation with all its messages."""
+
+    model_config = _example({"conversation": _CONVERSATION, "messages": [_MESSAGE]})
 
     conversation: ConversationOut
     messages: list[MessageOut]

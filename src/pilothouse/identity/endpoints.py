@@ -1,11 +1,13 @@
 """`/v1/me` and `/v1/keys`."""
 
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from pilothouse.http.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
 from pilothouse.http.problems import problem_responses
+from pilothouse.idempotency.http import IdempotencyKey, Once
+from pilothouse.idempotency.service import key_use
 from pilothouse.identity.http import CurrentPrincipal, Scoped
 from pilothouse.identity.keys import ApiKey, Keys
 from pilothouse.identity.principal import Principal, sorted_scopes
@@ -23,7 +25,7 @@ def _keys(request: Request) -> Keys:
 KeysService = Annotated[Keys, Depends(_keys)]
 
 
-@router.get("/me", responses=problem_responses(401, 503))
+@router.get("/me", summary="Who you are", responses=problem_responses(401, 503))
 async def me(principal: CurrentPrincipal) -> Me:
     """The caller: its tenant, its name and what it may do."""
     return Me(
@@ -34,7 +36,7 @@ async def me(principal: CurrentPrincipal) -> Me:
     )
 
 
-@router.get("/keys", responses=problem_responses(400, 401, 403, 422, 503))
+@router.get("/keys", summary="Your API keys, newest first", responses=problem_responses(400, 401, 403, 422, 503))
 async def list_keys(
     principal: CurrentPrincipal,
     keys: KeysService,
@@ -53,21 +55,39 @@ async def list_keys(
     )
 
 
-@router.post("/keys", status_code=201, responses=problem_responses(400, 401, 403, 413, 422, 503))
+@router.post(
+    "/keys", summary="Make an API key", status_code=201, responses=problem_responses(400, 401, 403, 413, 422, 503)
+)
 async def create_key(
-    principal: Annotated[Principal, Scoped("keys:write")], keys: KeysService, body: NewKey, response: Response
+    principal: Annotated[Principal, Scoped("keys:write")],
+    keys: KeysService,
+    once: Once,
+    body: NewKey,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> CreatedKey:
     """Make an API key for the caller. Needs the scope `keys:write`, and every scope the key is to have.
 
-    The answer is the only one that holds the token. There is no `Idempotency-Key` here, since answering again would
-    mean to keep the token: a repeated request makes another key, so revoke the one whose answer was lost.
+    The answer is the only one that holds the token: a repeated request with the same `Idempotency-Key` makes no
+    second key, but can't show the token again. Where the answer was lost, revoke that key and make another.
     """
-    key, token = await keys.create(principal, body.name, scopes=body.scopes, expires_at=body.expires_at)
     response.headers["Cache-Control"] = "no-store"
-    return CreatedKey(**_shown(key).model_dump(), token=token)
+    shown: list[str] = []
+
+    async def create() -> dict[str, Any]:
+        key, token = await keys.create(principal, body.name, scopes=body.scopes, expires_at=body.expires_at)
+        shown.append(token)
+        return _shown(key).model_dump(mode="json")
+
+    document = body.model_dump(mode="json")
+    use = key_use(principal.tenant, principal.subject, idempotency_key, route="keys", body=document)
+    key = await once.once(use, create)
+    return CreatedKey.model_validate({**key, "token": shown[0] if shown else None})
 
 
-@router.delete("/keys/{key_id}", status_code=204, responses=problem_responses(401, 403, 404, 503))
+@router.delete(
+    "/keys/{key_id}", summary="Revoke an API key", status_code=204, responses=problem_responses(401, 403, 404, 503)
+)
 async def revoke_key(
     principal: CurrentPrincipal, keys: KeysService, key_id: Annotated[str, Path(description="The key's `id`.")]
 ) -> None:

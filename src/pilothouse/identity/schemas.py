@@ -77,4 +77,7 @@ class Key(BaseModel):
 class CreatedKey(Key):
     """A new API key, with its secret."""
 
-    token: str = Field(description="Send it as `Authorization: Bearer <token>`. It is shown this once only.")
+    token: str | None = Field(
+        description="Send it as `Authorization: Bearer <token>`. It is shown this once only: null where the request "
+        "was answered before."
+    )

@@ -62,6 +62,7 @@ class OpenCall:
     state: Literal["new", "started", "waiting", "approved", "denied", "in_doubt"] = "new"
     effect: str = "once"
     tries: int = 0
+    doubtful: bool = False  # an earlier attempt started it, and nobody knows how that ended
 
 
 @dataclass(slots=True)
@@ -109,7 +110,9 @@ class ActiveRun:
     first_token_at: float | None = None
     started: float = field(default_factory=time.monotonic)
     handing_over: bool = False
+    begun: bool = False
     may_repeat: bool = False
+    tail_recorded: bool = False
     generation: int = 0
     _last_call: str = ""
     _repeats: int = 0
@@ -274,7 +277,8 @@ class ActiveRun:
 
     def record_framework_parts(self, message: ModelMessage | None) -> None:
         """What the agent loop itself answered: calls with malformed arguments or unknown names, feedback on output."""
-        if not isinstance(message, ModelRequest):
+        tail_recorded, self.tail_recorded = self.tail_recorded, False
+        if tail_recorded or not isinstance(message, ModelRequest):
             return
         for part in message.parts:
             if isinstance(part, ToolReturnPart) and part.tool_call_id in self.open_calls:
@@ -287,14 +291,14 @@ class ActiveRun:
                     error_code=_retry_code(part) if retried else None,
                     duration_ms=0,
                 )
-            elif isinstance(part, RetryFeedbackPart) and self.step:
+            elif isinstance(part, RetryFeedbackPart):
                 payload = encode(ModelRequest(parts=[part]))
                 self.journal.add_message("feedback", payload, step=self.step, tokens=estimate_tokens(payload))
 
     def settle_open_calls(self, reason: str) -> None:
         """Give every open call a result that says what is known of it, so that the transcript is whole (P7)."""
         for call_id, opened in list(self.open_calls.items()):
-            unknown = opened.state == "started" and opened.effect != "pure"
+            unknown = opened.doubtful or (opened.state == "started" and opened.effect != "pure")
             note = (
                 f"This call was started and then stopped ({reason}); whether it took effect is not known."
                 if unknown
@@ -357,7 +361,16 @@ class ActiveRun:
         self.journal.set_run(state=state, finished_at=ended, lease_owner=None, **values)
         if event is not None:
             self.journal.state_fact(event[0], **event[1])
-        return await self.journal.commit(after=after)
+        commit = asyncio.ensure_future(self.journal.commit(after=after))
+        while True:
+            try:
+                return await asyncio.shield(commit)
+            except asyncio.CancelledError:
+                # Who asks to stop now comes too late: the end is told whole, and what it brings about is not lost.
+                if self.handing_over and not commit.done():
+                    raise
+                if commit.done():
+                    return commit.result()
 
     def _state_message(self, response: ModelResponse, cost: int | None) -> None:
         usage = response.usage

@@ -12,7 +12,8 @@ from pilothouse.agents.registry import ServedAgent
 from pilothouse.conversations import repository as conversation_rows
 from pilothouse.conversations.transcript import StoredMessage, encode
 from pilothouse.db import Database
-from pilothouse.errors import Conflict, InvalidRequest, NotFound, TooMany
+from pilothouse.errors import Conflict, NotFound, TooMany
+from pilothouse.idempotency.repository import KeyUse, claim
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.ids import new_id
@@ -49,8 +50,7 @@ class NewRun:
     stream: bool = False
     on_disconnect: Literal["continue", "cancel"] = "continue"
     kind: RunKind = "chat"
-    idempotency_key: str | None = None
-    body_hash: str = ""
+    key_use: KeyUse | None = None
 
 
 @dataclass(slots=True)
@@ -120,8 +120,8 @@ def _admit(
     forked_from: str | None,
 ) -> Admitted:
     principal, now, run_id = new.principal, now_ms(), new_id("run")
-    if new.idempotency_key is not None and (replay := _claim_key(connection, new, run_id, now)) is not None:
-        return _replay(replay)
+    if new.key_use is not None and (earlier := claim(connection, new.key_use, run_id, now)) is not None:
+        return _replay(earlier.resource_id)
     conversation_id, turn = _conversation(connection, new, now)
     waiting, to_interrupt = _make_way(connection, new, conversation_id, queue_length) if turn > 1 else (False, [])
     state: Literal["running", "queued"] = "queued" if waiting else "running"
@@ -159,32 +159,6 @@ def _admit(
             connection, conversation_id, before_turn=turn, most=new.agent.limits.history_messages
         )
     return Admitted(run_id, conversation_id, turn, state, history, unloaded, [own], events, to_interrupt)
-
-
-def _claim_key(connection: Connection, new: NewRun, run_id: str, now: int) -> str | None:
-    """Take the idempotency key for this run; the run it already stands for where it is taken."""
-    key = new.idempotency_key or ""
-    known = repository.get_key(connection, new.principal.tenant, new.principal.subject, key)
-    if known is None:
-        repository.insert_key(
-            connection,
-            {
-                "tenant": new.principal.tenant,
-                "owner": new.principal.subject,
-                "key": key,
-                "route": "chat",
-                "body_hash": new.body_hash,
-                "resource_id": run_id,
-                "created_at": now,
-            },
-        )
-        return None
-    if known.route != "chat" or known.body_hash != new.body_hash:
-        raise InvalidRequest(
-            "This Idempotency-Key was used with another request. Use a new key for a new request.",
-            code="idempotency_key_reused",
-        )
-    return known.resource_id
 
 
 def _conversation(connection: Connection, new: NewRun, now: int) -> tuple[str, int]:

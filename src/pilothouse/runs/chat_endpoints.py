@@ -5,12 +5,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from pilothouse.errors import RunFailure
 from pilothouse.http.problems import problem_responses
 from pilothouse.http.sse import EventStreamResponse, encode_event
+from pilothouse.idempotency.http import IdempotencyKey
 from pilothouse.identity.http import Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
@@ -23,14 +24,6 @@ from pilothouse.runs.service import Accepted, Runs
 router = APIRouter(prefix="/v1", tags=["chat"])
 
 Chatter = Annotated[Principal, Scoped("chat")]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        description="The same key with the same body gives the same run, however often it is sent.",
-    ),
-]
-
 STREAM_EXAMPLE = (
     'id: 1-1\nevent: run.queued\ndata: {"type":"run.queued","run_id":"run_01…","conversation_id":"conv_01…"}\n\n'
     'id: 1-4\nevent: text.delta\ndata: {"type":"text.delta","run_id":"run_01…","step":1,"text":"It ships "}\n\n'
@@ -68,7 +61,10 @@ Requests = Annotated[ChatRequests, Depends(_requests_of)]
     "/chat",
     summary="Send a message and wait for the whole answer",
     response_model=ChatAnswer,
-    responses=problem_responses(400, 401, 403, 404, 409, 413, 422, 429, 502, 503, 504),
+    responses={
+        202: {"model": ChatAnswer, "description": "A tool call waits for a person: the run is not at its end."},
+        **problem_responses(400, 401, 403, 404, 409, 413, 422, 429, 502, 503, 504),
+    },
 )
 async def chat(
     request: Request,

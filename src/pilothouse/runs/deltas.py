@@ -43,7 +43,10 @@ class DeltaWriter:
         # Ends when there is nothing to write: an idle server does no work.
         while self._dirty:
             await asyncio.sleep(self._interval)
-            await self._write_all()
+            try:
+                await self._write_all()
+            except Exception:
+                log.exception("streamed_text_not_written")
         self._task = None
 
     async def _write_all(self) -> None:

@@ -69,10 +69,8 @@ async def get_run(run_id: RunId, principal: Reader, runs: RunService) -> Respons
         200: {
             "description": "As server-sent events to the run's last one, or, with `Accept: application/json`, "
             "those there are now.",
-            "content": {
-                "text/event-stream": {"schema": EVENT_SCHEMA, "example": STREAM_EXAMPLE},
-                "application/json": {"schema": EventPage.model_json_schema()},
-            },
+            "model": EventPage,
+            "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": STREAM_EXAMPLE}},
         },
         **problem_responses(401, 403, 404, 422, 503),
     },

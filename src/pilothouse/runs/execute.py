@@ -1,7 +1,7 @@
 """Execution: the agent loop around one attempt of a run, from its transcript to its end."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from pilothouse.runs import repository
 from pilothouse.runs.active import ActiveRun, RunSink, ToolUse, Totals, current_run, failure_document
 from pilothouse.runs.admit import Admitted, NewRun
 from pilothouse.runs.deltas import DeltaWriter
-from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, poisoned, timed_out
+from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, internal, poisoned, timed_out
 from pilothouse.runs.failures import failure_of
 from pilothouse.runs.journal import Journal, RunPlace
 from pilothouse.runs.live import LiveRuns
@@ -130,8 +130,15 @@ class Executor:
         *,
         states: Sequence[str] = ("running", "queued", "awaiting_input"),
         if_attempt: int | None = None,
+        doomed: RunFailure | None = None,
     ) -> asyncio.Task[Outcome | None] | None:
         """Take a stored run over and continue it from its transcript.
+
+        Args:
+            run_id: which.
+            states: those it may be in.
+            if_attempt: only where its fencing number is still this.
+            doomed: only bring it to its end, with this failure.
 
         Returns:
             The task that executes it; None where it is in no state to be continued, or someone else was quicker.
@@ -171,7 +178,9 @@ class Executor:
         agent = self._agents.get(row.agent)
         run = self._activate(journal, agent, principal, request, (stored.history, stored.unloaded, stored.own))
         restore(run, stored)
-        if row.crashes >= MOST_CRASHES:
+        if doomed is not None:
+            run.doomed = doomed
+        elif row.crashes >= MOST_CRASHES:
             run.doomed = poisoned(row.crashes)
         task = self._spawn(run)
         if row.crashes >= SUSPECT_CRASHES:
@@ -191,7 +200,8 @@ class Executor:
             return None
         if run.cancel_reason is None:
             run.cancel_reason = reason
-            task.cancel()
+            if run.begun:  # a task that is cancelled before its first step never gets to record its end
+                task.cancel()
         return task
 
     def begin_shutdown(self) -> None:
@@ -273,11 +283,13 @@ class Executor:
         return task
 
     async def _execute(self, run: ActiveRun) -> Outcome | None:
+        run.begun = True
         structlog.contextvars.bind_contextvars(
             run_id=run.run_id, conversation_id=run.conversation_id, tenant=run.principal.tenant
         )
         live = self._live.get(run.run_id)
         queued: str | None = None
+        unrecorded: RunFailure | None = None
         try:
             outcome, queued = await self._attempt(run)
         except (Fenced, HandOver) as error:
@@ -285,6 +297,10 @@ class Executor:
             return None
         except Unavailable as error:
             log.error("run_left_for_recovery", reason=error.message)  # noqa: TRY400 - the sentence says it all
+            return None
+        except Exception as error:  # noqa: BLE001 - something could not be written as it was: end it from what was
+            log.error("run_not_recorded", exc_info=error)
+            unrecorded = None if run.doomed is not None else internal()
             return None
         else:
             return outcome
@@ -295,9 +311,14 @@ class Executor:
             if live is not None:
                 self._live.close(live)
             if queued is not None and not self.stopping:
-                following = asyncio.create_task(self.resume(queued, states=("queued",)))
-                self._next.add(following)
-                following.add_done_callback(self._next.discard)
+                self._soon(self.resume(queued, states=("queued", "awaiting_input")))
+            if unrecorded is not None and not self.stopping:
+                self._soon(self.resume(run.run_id, states=("running",), doomed=unrecorded))
+
+    def _soon(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._next.add(task)
+        task.add_done_callback(self._next.discard)
 
     async def _attempt(self, run: ActiveRun) -> tuple[Outcome | None, str | None]:
         """Run the agent, then record how it ended. Returns that, and the run that may start next."""
@@ -305,14 +326,20 @@ class Executor:
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
+                if run.cancel_reason is not None:
+                    raise asyncio.CancelledError
                 result = await self._run_agent(run)
         except asyncio.CancelledError:
-            if run.cancel_reason is None:
+            if run.cancel_reason is not None:
+                return await self._cancelled(run)
+            task = asyncio.current_task()
+            if self.stopping or task is None or task.cancelling():
                 raise  # the process stops: the run stays as it is and is continued later
-            return await self._cancelled(run)
+            return await self._failed(run, internal())
         except AwaitInput:
-            await run.finish("awaiting_input", values={}, event=None)
-            return self._outcome(run, "awaiting_input"), None
+            waits = await run.finish("awaiting_input", values={}, event=None, after=_anything_waits(run))
+            # A person may have been quicker than the run's other calls: then it goes on at once.
+            return (self._outcome(run, "awaiting_input"), None) if waits else (None, run.run_id)
         except TimeoutError as error:
             failure = timed_out(seconds) if limit.expired() else failure_of(error)
             return await self._failed(run, failure)
@@ -429,6 +456,10 @@ def _recorded_answer(run: ActiveRun) -> _Recorded | None:
     last = run.history[-1] if run.history else None
     final = isinstance(last, ModelResponse) and not last.tool_calls and last.state == "complete"
     return _Recorded(run.text) if final and run.agent.output_schema is None else None
+
+
+def _anything_waits(run: ActiveRun) -> Callable[[Connection], bool]:
+    return lambda connection: repository.anything_waits(connection, run.run_id)
 
 
 def _next_queued(run: ActiveRun) -> Callable[[Connection], str | None]:

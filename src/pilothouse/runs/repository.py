@@ -11,12 +11,11 @@ from sqlalchemy.engine import Row
 
 from pilothouse.runs.events import DELTA_TYPES, EventPlace, EventRow
 from pilothouse.runs.states import ACTIVE, TERMINAL
-from pilothouse.runs.tables import idempotency_keys, run_events, runs, steps
+from pilothouse.runs.tables import run_events, runs, steps
 
 _INSERT_RUN = insert(runs)
 _INSERT_EVENTS = insert(run_events)
 _INSERT_STEPS = insert(steps)
-_INSERT_KEY = insert(idempotency_keys)
 _UPDATE_STEPS = (
     update(steps)
     .where(steps.c.run_id == bindparam("b_run_id"), steps.c.number == bindparam("b_number"))
@@ -293,6 +292,17 @@ def load_steps(connection: Connection, run_id: str) -> Sequence[Row[Any]]:
     return connection.execute(select(steps).where(steps.c.run_id == run_id).order_by(steps.c.number)).all()
 
 
+def anything_waits(connection: Connection, run_id: str) -> bool:
+    """Whether a call of the run waits for a person."""
+    waiting = select(steps.c.number).where(steps.c.run_id == run_id, steps.c.state == "waiting").limit(1)
+    return connection.execute(waiting).first() is not None
+
+
+def lock_run(connection: Connection, run_id: str) -> str | None:
+    """The run's state, which stays as it is until the transaction ends; None where there is no such run."""
+    return connection.execute(select(runs.c.state).where(runs.c.id == run_id).with_for_update()).scalar_one_or_none()
+
+
 def set_step_state(connection: Connection, run_id: str, number: int, *, state: str, from_states: Sequence[str]) -> bool:
     """Move one step to a state if it is in one of `from_states`."""
     return (
@@ -303,34 +313,6 @@ def set_step_state(connection: Connection, run_id: str, number: int, *, state: s
         ).rowcount
         == 1
     )
-
-
-def insert_key(connection: Connection, values: dict[str, Any]) -> None:
-    """Claim an idempotency key; violates the primary key where it is taken."""
-    connection.execute(_INSERT_KEY, values)
-
-
-def get_key(connection: Connection, tenant: str, owner: str, key: str) -> Row[Any] | None:
-    """What an idempotency key of the caller stands for."""
-    return connection.execute(
-        select(idempotency_keys).where(
-            idempotency_keys.c.tenant == tenant, idempotency_keys.c.owner == owner, idempotency_keys.c.key == key
-        )
-    ).first()
-
-
-def set_key_response(connection: Connection, tenant: str, owner: str, key: str, response: str) -> None:
-    """Keep the answer that repetitions of the key get."""
-    connection.execute(
-        update(idempotency_keys)
-        .where(idempotency_keys.c.tenant == tenant, idempotency_keys.c.owner == owner, idempotency_keys.c.key == key)
-        .values(response=response)
-    )
-
-
-def drop_keys(connection: Connection, *, created_before: int) -> int:
-    """Forget idempotency keys older than a time."""
-    return connection.execute(idempotency_keys.delete().where(idempotency_keys.c.created_at < created_before)).rowcount
 
 
 def is_terminal(state: str) -> bool:

@@ -6,8 +6,8 @@ from pilothouse.agents.registry import AgentRegistry, ServedAgent
 from pilothouse.conversations import repository as conversation_rows
 from pilothouse.db import Database
 from pilothouse.errors import InvalidRequest, TooLarge
+from pilothouse.idempotency.service import key_use
 from pilothouse.identity.principal import Principal
-from pilothouse.kit.jsons import canonical_hash
 from pilothouse.runs.admit import Attachment, NewRun
 from pilothouse.runs.schemas import ChatRequest
 
@@ -56,8 +56,13 @@ class ChatRequests:
             on_busy=request.on_busy,
             stream=stream,
             on_disconnect=request.on_disconnect,
-            idempotency_key=checked_key(idempotency_key),
-            body_hash=canonical_hash([mode, request.model_dump(mode="json")]) if idempotency_key is not None else "",
+            key_use=key_use(
+                principal.tenant,
+                principal.subject,
+                idempotency_key,
+                route="chat",
+                body=[mode, request.model_dump(mode="json")] if idempotency_key is not None else None,
+            ),
         )
 
     async def _agent(self, principal: Principal, request: ChatRequest) -> ServedAgent:
@@ -73,18 +78,3 @@ class ChatRequests:
                 return self._agents.get(row.agent)
         names = ", ".join(agent.name for agent in self._agents) or "none"
         raise InvalidRequest(f"Say which agent: {names}.", code="agent_required")
-
-
-def checked_key(key: str | None) -> str | None:
-    """An Idempotency-Key header, or None where there is none.
-
-    Raises:
-        InvalidRequest: it is empty, too long, or holds characters a header shouldn't.
-    """
-    if key is None:
-        return None
-    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
-        raise InvalidRequest(
-            "Idempotency-Key has 1 to 255 printable ASCII characters.", code="bad_idempotency_key", status=400
-        )
-    return key

@@ -102,6 +102,7 @@ def restore(run: ActiveRun, stored: Resumption) -> None:
         if message.role == "tool" and message.call_id is not None:
             run.open_calls.pop(message.call_id, None)
     run.may_repeat = row.attempt > 1 and not run.open_calls
+    run.tail_recorded = run.may_repeat and stored.own[-1].role != "assistant"
 
 
 def _open_call(opened: OpenCall, step: Row[Any] | None) -> OpenCall:
@@ -111,6 +112,7 @@ def _open_call(opened: OpenCall, step: Row[Any] | None) -> OpenCall:
     opened.tool_step = step.number
     opened.effect = step.effect or "once"
     opened.tries = 1
+    opened.doubtful = step.error_code == "in_doubt" or (step.state == "started" and opened.effect != "pure")
     if step.state in ("waiting", "approved", "denied"):
         opened.state = step.state
     elif step.state == "started" and opened.effect == "once":

@@ -11,6 +11,60 @@ MOST_MESSAGE_CHARS = 10_000
 MOST_CONTEXT_BYTES = 32_768
 MOST_ATTACHMENTS = 10
 
+_RUN = "run_01kb2m9w4c8t5v3q7r1x6y0z2a"
+_CONVERSATION = "conv_01kb2m9w4c8t5v3q7r1x6y0z2b"
+_USAGE = {"input_tokens": 310, "output_tokens": 18, "cached_tokens": 0}
+_RUN_EXAMPLE: dict[str, Any] = {
+    "id": _RUN,
+    "conversation_id": _CONVERSATION,
+    "agent": "support",
+    "kind": "chat",
+    "state": "completed",
+    "attempt": 1,
+    "model": "gpt-5.2",
+    "prompt": {"name": "support", "version": "3", "hash": "9f2c41d07be85a36"},
+    "text": "It ships tomorrow.",
+    "output": None,
+    "error": None,
+    "usage": _USAGE,
+    "cost_usd": "0.000842",
+    "cut": None,
+    "step_count": 1,
+    "forked_from": None,
+    "cancel_requested": False,
+    "created_at": "2026-11-02T08:30:00.000+00:00",
+    "started_at": "2026-11-02T08:30:00.000+00:00",
+    "finished_at": "2026-11-02T08:30:00.950+00:00",
+    "duration_ms": 950,
+}
+_STEP_EXAMPLE: dict[str, Any] = {
+    "number": 1,
+    "kind": "model",
+    "name": "gpt-5.2",
+    "state": "completed",
+    "attempt": 1,
+    "call_id": None,
+    "effect": None,
+    "arguments": None,
+    "result": None,
+    "text": "It ships tomorrow.",
+    "reasoning": None,
+    "error_code": None,
+    "input_tokens": 310,
+    "output_tokens": 18,
+    "cached_tokens": 0,
+    "cost_usd": "0.000842",
+    "first_token_ms": 240,
+    "started_at": "2026-11-02T08:30:00.010+00:00",
+    "finished_at": "2026-11-02T08:30:00.940+00:00",
+    "duration_ms": 930,
+}
+
+
+def _example(value: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
 Id = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z]+_[0-9a-z]+$")]
 
 
@@ -102,6 +156,32 @@ class FailureOut(BaseModel):
 class ChatAnswer(BaseModel):
     """The whole answer to a message."""
 
+    model_config = _example(
+        {
+            "run_id": _RUN,
+            "conversation_id": _CONVERSATION,
+            "agent": "support",
+            "state": "completed",
+            "text": "It ships tomorrow.",
+            "output": None,
+            "model": "gpt-5.2",
+            "tools": [
+                {
+                    "name": "order_lookup",
+                    "arguments": {"order_id": "1042"},
+                    "status": "ok",
+                    "result": '{"status":"packed"}',
+                    "duration_ms": 12,
+                    "call_id": "call_7k2m",
+                }
+            ],
+            "usage": _USAGE,
+            "cost_usd": "0.000842",
+            "latency_ms": 950,
+            "error": None,
+        }
+    )
+
     run_id: str
     conversation_id: str
     agent: str
@@ -144,6 +224,8 @@ class StepOut(BaseModel):
 class RunOut(BaseModel):
     """A run."""
 
+    model_config = _example(_RUN_EXAMPLE)
+
     id: str
     conversation_id: str
     agent: str
@@ -170,6 +252,8 @@ class RunOut(BaseModel):
 class RunDetail(RunOut):
     """A run with its steps."""
 
+    model_config = _example({**_RUN_EXAMPLE, "message": "Where is order 1042?", "steps": [_STEP_EXAMPLE]})
+
     message: str
     steps: list[StepOut]
 
@@ -185,12 +269,30 @@ class EventOut(BaseModel):
 class EventPage(BaseModel):
     """Events so far."""
 
+    model_config = _example(
+        {
+            "items": [
+                {"id": "1-1", "type": "run.queued", "data": {"conversation_id": _CONVERSATION, "agent": "support"}}
+            ],
+            "last_id": "1-1",
+        }
+    )
+
     items: list[EventOut]
     last_id: str | None
 
 
 class CancelOut(BaseModel):
     """What became of a request to stop a run."""
+
+    model_config = _example(
+        {
+            "run_id": _RUN,
+            "state": "cancelled",
+            "took_effect": [{"tool": "refund", "call_id": "call_7k2m", "status": "ok"}],
+            "already_finished": False,
+        }
+    )
 
     run_id: str
     state: RunState
@@ -203,7 +305,9 @@ class CancelOut(BaseModel):
 class InputIn(BaseModel):
     """A person's answer to a call that waits."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"call_id": "call_7k2m", "approve": True}]}
+    )
 
     call_id: str = Field(min_length=1, max_length=128)
     approve: bool

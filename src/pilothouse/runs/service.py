@@ -220,18 +220,18 @@ class Runs:
             NotFound: the caller has no such run, or it has no such call.
             Conflict: the run does not wait, or the call was answered the other way already.
         """
-        row = await self.get(principal, run_id)
-        steps = await self._database.write(_decide, run_id, call_id, "approved" if approve else "denied")
-        if steps is None:
+        await self.get(principal, run_id)
+        goes_on = await self._database.write(_decide, run_id, call_id, "approved" if approve else "denied")
+        if goes_on is None:
             raise NotFound(f"Run {run_id} has no call {call_id[:64]!r} that waits for a person.", code="call_not_found")
-        if row.state == "awaiting_input" and not any(step.state == "waiting" for step in steps):
+        if goes_on:
             await self._executor.resume(run_id, states=("awaiting_input",))
         row = await self.get(principal, run_id)
         return Accepted(run_id, row.conversation_id, row.state, self._executor.task(run_id), replayed=False)
 
     async def _interrupt(self, principal: Principal, admitted: Admitted) -> None:
         """Stop what stood in the way; the run that asked for it starts when they have stopped."""
-        for run_id in admitted.to_interrupt:
+        for run_id in reversed(admitted.to_interrupt):  # the active one last, or its end would start the next of them
             await self.cancel(principal, run_id, reason=f"interrupted by {admitted.run_id}")
 
     async def _stop(self, row: Row[Any] | None, reason: str) -> None:
@@ -283,8 +283,14 @@ def _load_view(connection: Connection, tenant: str, owner: str, run_id: str) -> 
     )
 
 
-def _decide(connection: Connection, run_id: str, call_id: str, state: str) -> Sequence[Row[Any]] | None:
-    """Move a waiting call to `state`. Returns the run's steps; None where no call of that id waits or has waited."""
+def _decide(connection: Connection, run_id: str, call_id: str, state: str) -> bool | None:
+    """Move a waiting call to `state`.
+
+    Returns:
+        Whether the run rests and may go on now: nothing waits any more. None where no call of that id waits or has
+        waited.
+    """
+    run_state = repository.lock_run(connection, run_id)  # against the run coming to rest in this same instant
     steps = repository.load_steps(connection, run_id)
     step = next((s for s in reversed(steps) if s.call_id == call_id), None)
     if step is None or step.state not in ("waiting", "approved", "denied"):
@@ -293,7 +299,7 @@ def _decide(connection: Connection, run_id: str, call_id: str, state: str) -> Se
         raise Conflict(f"This call was {step.state} before.", code="already_answered")
     if step.state == "waiting":
         repository.set_step_state(connection, run_id, step.number, state=state, from_states=("waiting",))
-    return repository.load_steps(connection, run_id)
+    return run_state == "awaiting_input" and not repository.anything_waits(connection, run_id)
 
 
 def _cancel_queued(connection: Connection, run_id: str, reason: str) -> bool:

@@ -117,6 +117,12 @@ def _refusal(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> Any | None
     missing = [scope for scope in policy.scopes if not run.principal.has(scope)]
     if missing:
         return tool_error("forbidden", f"The user may not do this: the scope {missing[0]} is missing.")
+    if opened.state == "denied" and opened.doubtful:
+        return tool_error(
+            "in_doubt",
+            "This call was started before an interruption; whether it took effect is not known. "
+            "A person was asked and said not to make it again.",
+        )
     if opened.state == "denied":
         return tool_error("rejected", "A person was asked and said no. Do not try again unless asked to.")
     if opened.state == "in_doubt" and policy.in_doubt == "tell_model":
@@ -145,7 +151,7 @@ async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> None:
     if opened.state != "waiting":
         in_doubt = opened.state == "in_doubt"
         opened.state = "waiting"
-        _record_intent(run, opened, state="waiting")
+        _record_intent(run, opened, state="waiting", error_code="in_doubt" if in_doubt else None)
         run.journal.state_fact(
             "approval.requested",
             step=opened.tool_step,
@@ -218,6 +224,13 @@ async def _call(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: dict
         return tool_error("timeout", f"The tool took longer than {seconds:g} seconds and was stopped.")
     except (ModelRetry, ToolFailed, Fenced, AwaitInput, HandOver):
         raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return classify_exception(error)  # nobody stopped this call: the tool itself waited for something cancelled
+    except SystemExit as error:
+        return classify_exception(error)
     except Exception as error:
         if type(error).__module__.startswith("pydantic_ai") and not isinstance(error, PilothouseError):
             raise
@@ -257,10 +270,12 @@ async def _record_part(
     extra: list[UserPromptPart] | None = None,
 ) -> None:
     content = part.content
+    in_doubt = error_code == "in_doubt"
     run.record_result(
         call.tool_call_id,
         ModelRequest(parts=[part, *(extra or [])]),
-        status="error" if error_code else "ok",
+        status="in_doubt" if in_doubt else "error" if error_code else "ok",
+        step_state="in_doubt" if in_doubt else None,
         shown=content if isinstance(content, str) else dumps(content),
         error_code=error_code,
         duration_ms=round((time.monotonic() - started) * 1000),
@@ -268,10 +283,10 @@ async def _record_part(
     await run.journal.commit()
 
 
-def _record_intent(run: ActiveRun, opened: OpenCall, *, state: str) -> None:
+def _record_intent(run: ActiveRun, opened: OpenCall, *, state: str, error_code: str | None = None) -> None:
     """The row that says a call is about to be made, before it is made (P3)."""
     if opened.tool_step is not None:
-        run.journal.end_step(opened.tool_step, state=state, ended=False)
+        run.journal.end_step(opened.tool_step, state=state, error_code=error_code, ended=False)
         return
     opened.tool_step = run.journal.new_step()
     args = opened.call.args

@@ -97,17 +97,3 @@ run_events = Table(
     Column("created_at", Millis, nullable=False),
     PrimaryKeyConstraint("run_id", "attempt", "seq"),
 )
-
-idempotency_keys = Table(
-    "idempotency_keys",
-    metadata,
-    Column("tenant", String(128), nullable=False),
-    Column("owner", String(256), nullable=False),
-    Column("key", String(255), nullable=False),
-    Column("route", String(64), nullable=False),
-    Column("body_hash", String(64), nullable=False),
-    Column("resource_id", String(40), nullable=False),
-    Column("response", Text),
-    Column("created_at", Millis, nullable=False),
-    PrimaryKeyConstraint("tenant", "owner", "key"),
-)

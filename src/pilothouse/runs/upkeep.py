@@ -4,6 +4,7 @@ import asyncio
 
 from pilothouse.db import Database
 from pilothouse.errors import PilothouseError
+from pilothouse.idempotency.repository import drop_old
 from pilothouse.kit.clock import now_ms
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import repository
@@ -43,7 +44,7 @@ class Upkeep:
         removed = await self._database.write(
             repository.drop_deltas, finished_before=now - self._retention_ms, most_runs=_RUNS_AT_ONCE
         )
-        return removed + await self._database.write(repository.drop_keys, created_before=now - _KEYS_KEPT_MS)
+        return removed + await self._database.write(drop_old, created_before=now - _KEYS_KEPT_MS)
 
     async def _run(self) -> None:
         while True:
