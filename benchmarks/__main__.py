@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, report, scenarios
-from benchmarks.measure import measure
+from benchmarks import idle, machine, report, scenarios
+from benchmarks.measure import Rig, measure
 from benchmarks.processes import Server
-from benchmarks.scenarios import Plan
+from benchmarks.scenarios import Plan, Results
 
 COMMANDS = ("all", "turns", "tools", "streams", "paced", "long", "idle", "postgres")
+_PARTS: dict[str, str] = {"turns": "answers", "tools": "answers", "streams": "answers"}
 QUICK = Plan(rounds=1, turns=120, tools=60, streams=48, lone_streams=8, paced_seconds=4, levels=(20, 60),
              long_each=16, held=100)  # fmt: skip
 TINY = Plan(rounds=1, turns=16, tools=8, streams=16, lone_streams=2, paced_seconds=0.5, levels=(2,),
@@ -79,29 +80,48 @@ def _say(line: str) -> None:
 
 
 def _run(options: argparse.Namespace, plan: Plan) -> None:
-    command, began = options.command, time.perf_counter()
+    command: str = options.command
+    began = time.perf_counter()
+    wanted: tuple[str, ...] = (_PARTS.get(command, command),)
+    if command == "all":
+        wanted = ("answers", "paced", "long", "idle")
     printed: list[str] = []
     raw: dict[str, Any] = {"cores": os.cpu_count(), "load_average": os.getloadavg(), "plan": vars(plan)}
     with scenarios.rig() as (rig, folder):
         if rig.cores.shared:
             rig.warnings.add("There is one core only: server, provider and load take it from each other.")
-        cases = _cases(command, plan)
-        if cases:
-            with scenarios.serving(rig, folder, plan.servers, style=plan.style) as servers:
-                results = scenarios.run_cases(rig, servers, cases, rounds=plan.rounds, say=_say)
-            raw["answers"] = results.rounds
-            printed.append(report.answers(results))
-        if command in ("all", "paced"):
-            kinds = [kind for kind in plan.servers if kind in "cd"]
-            with scenarios.serving(rig, folder, kinds, style=plan.style) as servers:
-                results = scenarios.run_paced(rig, servers, plan, say=_say)
-            raw["paced"] = results.rounds
-            printed.append(report.paced(results))
+        for part in wanted:
+            results, text = _part(part, command, rig, folder, plan)
+            raw[part] = results.rounds
+            printed.append(text)
         printed += [f"warning: {warning}" for warning in sorted(rig.warnings)]
     raw["seconds"] = time.perf_counter() - began
     if options.json:
         options.json.write_text(json.dumps(raw, indent=1))
     print("\n\n".join(printed))
+
+
+def _part(part: str, command: str, rig: Rig, folder: Path, plan: Plan) -> tuple[Results, str]:
+    """One table and the figures behind it."""
+    if part == "idle":
+        results = idle.run_idle(rig, folder, plan, say=_say)
+        return results, report.idle(results)
+    if part == "postgres":
+        results = idle.run_postgres(rig, folder, plan, say=_say)
+        return results, report.postgres(results)
+    if part == "paced":
+        kinds = [kind for kind in plan.servers if kind in "cd"]
+        with scenarios.serving(rig, folder, kinds, style=plan.style) as servers:
+            results = scenarios.run_paced(rig, servers, plan, say=_say)
+        return results, report.paced(results)
+    if part == "long":
+        seed = f"{','.join(map(str, plan.lengths))}x{plan.long_each * (plan.rounds + 1)}"
+        with scenarios.serving(rig, folder, ["d"], style=plan.style, seed=seed) as servers:
+            results = scenarios.run_cases(rig, servers, scenarios.long_cases(plan), rounds=plan.rounds, say=_say)
+        return results, report.long(results)
+    with scenarios.serving(rig, folder, plan.servers, style=plan.style) as servers:
+        results = scenarios.run_cases(rig, servers, _cases(command, plan), rounds=plan.rounds, say=_say)
+    return results, report.answers(results)
 
 
 def _cases(command: str, plan: Plan) -> list[scenarios.Case]:

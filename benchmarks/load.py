@@ -44,7 +44,7 @@ class Result:
 
 async def whole_answers(session: aiohttp.ClientSession, job: Job, result: Result) -> None:
     """`count` requests by `clients` clients, each sending its next when its last is answered."""
-    bodies: list[bytes] = [json.dumps(body).encode() for body in job["bodies"]]
+    bodies = [None if body is None else json.dumps(body).encode() for body in job["bodies"]]
     last, url, headers = job["last"].encode(), job["url"], _headers(job)
     taken = iter(range(job["count"]))
     until = time.perf_counter() + job["seconds"]

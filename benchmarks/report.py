@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from benchmarks.idle import idle_rows
 from benchmarks.scenarios import Figures, Results, at_full_speed
 from benchmarks.workload import IDEAL_PACED_SECONDS
 
@@ -85,6 +86,32 @@ def paced(results: Results) -> str:
     if "c" in highest and "d" in highest:
         said.append(f"d / c: {highest['d'] / max(highest['c'], 1):.1f}")
     return table(header, rows) + "\n" + "; ".join(said)
+
+
+def long(results: Results) -> str:
+    """Turns late in a conversation: the ratio is that to the shortest."""
+    medians = {scenario: columns["d"] for scenario, columns in results.medians().items()}
+    shortest = next(iter(medians.values()))["cpu_ms"]
+    rows = [
+        (scenario, f"{one['cpu_ms']:.2f}", f"{one['cpu_ms'] / shortest:.2f}", f"{one['p50']:.1f}", f"{one['p99']:.1f}")
+        for scenario, one in medians.items()
+    ]
+    return table(("d at", "CPU ms each", "ratio", "p50 ms", "p99 ms"), rows)
+
+
+def idle(results: Results) -> str:
+    """Start and memory."""
+    return table(*idle_rows(results))
+
+
+def postgres(results: Results) -> str:
+    """What others notice of open streams on PostgreSQL."""
+    rows = [
+        (f"{name}, {column}", f"{one['p50']:.1f}", f"{one['p99']:.1f}", f"{one['cpu_ms']:.2f}", f"{one['others']:.0%}")
+        for name, columns in results.medians().items()
+        for column, one in columns.items()
+    ]
+    return table(("d on PostgreSQL", "p50 ms", "p99 ms", "CPU ms each", "others' share"), rows)
 
 
 def _ratio(figures: Figures, base: Figures | None) -> str:

@@ -40,6 +40,7 @@ class Plan:
     lone_streams: int = 30
     paced_seconds: float = 8.0
     levels: tuple[int, ...] = (10, 20, 30, 40, 60, 80, 100, 125, 150, 200)
+    lengths: tuple[int, ...] = (10, 500)
     long_each: int = 40
     held: int = 500
     servers: tuple[str, ...] = ("a", "b", "c", "d")
@@ -84,7 +85,8 @@ def rig() -> Generator[tuple[Rig, Path]]:
 def serving(
     made: Rig, folder: Path, kinds: Sequence[str], *, style: str, seed: str = ""
 ) -> Generator[dict[str, Server]]:
-    """The servers, on the server's core."""
+    """The servers, on the server's core, each in a folder of its own that is new."""
+    folder = Path(tempfile.mkdtemp(dir=folder))
     with contextlib.ExitStack() as stack:
         servers: dict[str, Server] = {}
         for kind in kinds:
@@ -137,7 +139,7 @@ def stream_cases(plan: Plan) -> list[Case]:
     ]
 
 
-def long_cases(plan: Plan, lengths: Sequence[int]) -> list[Case]:
+def long_cases(plan: Plan) -> list[Case]:
     """Scenario 5: a turn late in a conversation; each conversation is used once."""
 
     def job_of(length: int) -> Callable[[Server, int], dict[str, Any]]:
@@ -148,7 +150,7 @@ def long_cases(plan: Plan, lengths: Sequence[int]) -> list[Case]:
 
         return job
 
-    return [Case(f"message {length}", "d", "d", job_of(length)) for length in lengths]
+    return [Case(f"message {length}", "d", "d", job_of(length)) for length in plan.lengths]
 
 
 def run_cases(made: Rig, servers: dict[str, Server], cases: Sequence[Case], *, rounds: int, say: Say) -> Results:

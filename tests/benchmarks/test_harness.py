@@ -1,0 +1,41 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmarks.measure import percentile
+from benchmarks.scenarios import Figures, at_full_speed
+from benchmarks.workload import IDEAL_PACED_SECONDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_a_tiny_run_measures_right_answers_of_every_server(tmp_path):
+    out = tmp_path / "out.json"
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks", "turns", "--tiny", "--json", str(out)], cwd=ROOT, check=True, timeout=170
+    )
+    columns = json.loads(out.read_text())["answers"]["turns"]
+    assert set(columns) == {"a", "b", "c", "d"}
+    for [figures] in columns.values():
+        assert figures["count"] == 16
+        assert figures["cpu_ms"] > 0
+        assert 0 < figures["p50"] <= figures["p99"]
+
+
+def test_a_percentile_is_the_value_that_so_many_do_not_exceed():
+    values = [float(value) for value in range(200, 0, -1)]
+    assert percentile(values, 50) == 100
+    assert percentile(values, 99) == 198
+    assert percentile([7.0], 99) == 7
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "first_ms", "passed"),
+    [(1.0, 210.0, True), (1.14, 1190.0, True), (1.16, 210.0, False), (1.0, 1210.0, False)],
+)
+def test_full_speed_is_fifteen_percent_and_a_second(slowdown, first_ms, passed):
+    figures: Figures = {"mean": slowdown * IDEAL_PACED_SECONDS * 1000, "first_p99": first_ms}
+    assert at_full_speed(figures) is passed
