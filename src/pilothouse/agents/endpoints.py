@@ -21,13 +21,15 @@ Agents = Annotated[AgentRegistry, Depends(_registry)]
 Reader = Annotated[Principal, Scoped("agents:read")]
 
 
-@router.get("", summary="List agents", operation_id="list_agents", responses=problem_responses(401, 403))
+@router.get("", summary="List agents", operation_id="list_agents", responses=problem_responses(401, 403, 503))
 async def list_agents(_principal: Reader, agents: Agents) -> AgentPage:
     """The agents this server has. Needs the scope `agents:read`."""
     return AgentPage(items=[AgentSummary.of(served, agents.default) for served in agents])
 
 
-@router.get("/{name}", summary="Get an agent", operation_id="get_agent", responses=problem_responses(401, 403, 404))
+@router.get(
+    "/{name}", summary="Get an agent", operation_id="get_agent", responses=problem_responses(401, 403, 404, 503)
+)
 async def get_agent(
     name: Annotated[str, Path(description="The agent's name.", examples=["support"])],
     _principal: Reader,

@@ -26,7 +26,7 @@ def health_router(ready: Check) -> APIRouter:
         "/ready",
         summary="The process takes work",
         response_model=dict[str, str],
-        responses={503: {"description": "It is stopping, or the database is away."}},
+        responses={503: {"model": dict[str, str], "description": "It is stopping, or the database is away."}},
     )
     async def is_ready() -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         """200 where new runs are accepted, 503 with the reason where not."""

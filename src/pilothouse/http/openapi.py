@@ -21,6 +21,7 @@ _EXAMPLES: dict[int, tuple[str, str, str, bool]] = {
     429: ("Too Many Requests", "too_many", "Too many requests. Try again after the seconds in Retry-After.", True),
     500: ("Internal Server Error", "internal_error", "Something went wrong on our side.", False),
     502: ("Bad Gateway", "run_failed", "The model's provider failed. Try again.", True),
+    504: ("Gateway Timeout", "run_timeout", "The run took longer than its limit of 300 seconds.", True),
     503: ("Service Unavailable", "unavailable", "The server is stopping. Try again.", True),
 }
 
@@ -104,6 +105,9 @@ def _rewrite(document: dict[str, Any]) -> None:
             responses: dict[str, Any] = operation.setdefault("responses", {})
             if "HTTPValidationError" in str(responses.get("422")):
                 responses["422"] = _response(422)
+            responses.setdefault("400", _response(400))  # what no address and no body may hold
+            if "requestBody" in operation:
+                responses.setdefault("413", _response(413))
             responses.setdefault(
                 "default", {"description": "Any other error", "content": {PROBLEM_JSON: {"schema": _SCHEMA}}}
             )
