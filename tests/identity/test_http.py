@@ -15,6 +15,7 @@ from fastapi import FastAPI, WebSocket
 
 from pilothouse.db import Database
 from pilothouse.http.problems import install_problem_handlers
+from pilothouse.idempotency.service import Idempotency
 from pilothouse.identity import Identity, Principal, local_principal
 from pilothouse.identity.endpoints import router
 from pilothouse.identity.http import CurrentPrincipal, Scoped, accepted_subprotocol, authenticate_websocket
@@ -25,9 +26,10 @@ BOB = Principal("acme", "bob", frozenset({"keys:*", "chat"}), "local")
 ADMIN = Principal("acme", "root", frozenset({"*"}), "local")
 
 
-def app_with(identity: Identity) -> FastAPI:
+def app_with(identity: Identity, database: Database) -> FastAPI:
     app = FastAPI()
     app.state.identity = identity
+    app.state.idempotency = Idempotency(database)
     install_problem_handlers(app)
     app.include_router(router)
 
@@ -79,8 +81,8 @@ async def identity(database: Database) -> AsyncIterator[Identity]:
 
 
 @pytest.fixture
-async def server(identity: Identity) -> AsyncIterator[str]:
-    async with served(app_with(identity)) as url:
+async def server(identity: Identity, database: Database) -> AsyncIterator[str]:
+    async with served(app_with(identity, database)) as url:
         yield url
 
 
@@ -267,7 +269,7 @@ async def test_a_websocket_without_a_good_token_is_never_accepted(nobody: Client
 
 @pytest.fixture
 async def local(database: Database, session: aiohttp.ClientSession) -> AsyncIterator[Client]:
-    async with served(app_with(Identity(AuthSettings(), database, local=local_principal()))) as url:
+    async with served(app_with(Identity(AuthSettings(), database, local=local_principal()), database)) as url:
         yield Client(session, url, None)
 
 

@@ -11,6 +11,7 @@ from pydantic_ai import RunContext, ToolReturn
 
 from pilothouse.errors import Conflict, Forbidden, InvalidRequest, NotFound, PilothouseError, StartupError
 from pilothouse.http.problems import install_problem_handlers
+from pilothouse.idempotency.service import Idempotency
 from pilothouse.identity.http import current_principal
 from pilothouse.identity.principal import Principal
 from pilothouse.settings import RunSettings
@@ -83,11 +84,12 @@ def service(registry):
 
 
 @pytest.fixture
-async def client(service):
+async def client(service, database):
     app = FastAPI()
     install_problem_handlers(app)
     app.include_router(router)
     app.state.tools = service
+    app.state.idempotency = Idempotency(database)
     app.dependency_overrides[current_principal] = lambda: ANYONE
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://shop.test") as client:
         client.app = app
