@@ -9,7 +9,7 @@ from pydantic_ai.toolsets import CombinedToolset, ExternalToolset, FunctionTools
 
 from pilothouse.errors import StartupError
 from pilothouse.tools import ToolPolicy, policy_of, tool
-from pilothouse.tools.toolsets import default_policy, find_tools, function_toolset, opaque_labels
+from pilothouse.tools.toolsets import default_policy, find_tools, function_toolset, opaque_labels, policy_of_tool
 
 
 @tool(effect="pure", scopes=["orders:read"], timeout=5, name="lookup")
@@ -167,16 +167,16 @@ def test_tools_nobody_decorated_are_once_and_keep_what_pydantic_ai_was_told():
     assert default_policy("mcp.thing").effect == "once"
 
 
-def test_our_toolset_marks_approval_for_pydantic_ai_and_leaves_given_tools_alone():
+def test_our_toolset_leaves_approval_to_the_run_and_given_tools_alone():
     @tool(approval=True)
     def wipe() -> None: ...
 
     given = Tool(wipe)
-    toolset = function_toolset([wipe, Tool(add)], id="own")
-    assert toolset.tools["wipe"].tool_def.kind == "unapproved"
-    assert toolset.tools["add"].tool_def.kind == "function"
-    function_toolset([given], id="own")
-    assert given.requires_approval is False
+    toolset = function_toolset([given], id="own")
+    # Marked as unapproved for Pydantic AI, the call would never reach the run, which asks for the approval.
+    assert toolset.tools["wipe"].tool_def.kind == "function"
+    assert policy_of_tool(toolset.tools["wipe"], "wipe").approval
+    assert toolset.tools["wipe"] is not given
 
 
 def test_toolsets_that_need_a_run_are_named():
