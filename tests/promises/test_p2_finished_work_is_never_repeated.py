@@ -171,7 +171,9 @@ def check_whole(messages: Sequence[ModelMessage]) -> None:
         if not isinstance(message, ModelResponse):
             continue
         following = messages[number + 1] if number + 1 < len(messages) else None
-        results = [part.tool_call_id for part in following.parts if isinstance(part, ToolReturnPart)] if following else []
+        results = (
+            [part.tool_call_id for part in following.parts if isinstance(part, ToolReturnPart)] if following else []
+        )
         assert isinstance(following, ModelRequest | None)
         assert results == [call.tool_call_id for call in message.tool_calls]
 
@@ -216,7 +218,9 @@ def check_events(events: Sequence[RunEvent]) -> None:
 
 async def recorded(database: Database, node: Node, conversation_id: str) -> tuple[int, set[str]]:
     rows = await node.conversations.messages(local_principal(), conversation_id, limit=1000)
-    return sum(row.role == "assistant" for row in rows), {row.call_id for row in rows if row.role == "tool" and row.call_id}
+    return sum(row.role == "assistant" for row in rows), {
+        row.call_id for row in rows if row.role == "tool" and row.call_id
+    }
 
 
 async def uncut(database: Database, plan: Plan, world: World) -> tuple[int, list[dict[str, Any]], Any]:

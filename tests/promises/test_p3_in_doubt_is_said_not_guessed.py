@@ -51,7 +51,9 @@ class World:
             self.asked += 1
             results = [part for part in messages[-1].parts if isinstance(part, ToolReturnPart)]
             if not results:
-                return ModelResponse(parts=[ToolCallPart(name, {}, tool_call_id=f"c{i}") for i, name in enumerate(calls)])
+                return ModelResponse(
+                    parts=[ToolCallPart(name, {}, tool_call_id=f"c{i}") for i, name in enumerate(calls)]
+                )
             self.told = [part.model_response_str() for part in results]
             return ModelResponse(parts=[TextPart("done")])
 
@@ -111,7 +113,9 @@ async def test_a_call_that_may_have_happened_waits_for_a_person_and_is_made_when
         assert world.asked == 2
 
 
-async def test_a_call_that_may_have_happened_is_not_made_when_a_person_says_no_and_the_model_hears_of_the_doubt(database):
+async def test_a_call_that_may_have_happened_is_not_made_when_a_person_says_no_and_the_model_hears_of_the_doubt(
+    database,
+):
     world = World()
     agent = world.agent(["pay"])
     run_id = await crashed(database, agent)
@@ -242,7 +246,9 @@ async def test_an_answer_that_comes_while_other_calls_still_run_is_not_lost(data
     def answer(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
         if any(isinstance(part, ToolReturnPart) for part in messages[-1].parts):
             return ModelResponse(parts=[TextPart("done")])
-        return ModelResponse(parts=[ToolCallPart("slow", {}, tool_call_id="s"), ToolCallPart("pay", {}, tool_call_id="p")])
+        return ModelResponse(
+            parts=[ToolCallPart("slow", {}, tool_call_id="s"), ToolCallPart("pay", {}, tool_call_id="p")]
+        )
 
     agent: Agent[Any, Any] = Agent(FunctionModel(answer), name="actor", tools=[slow, pay])
     async with Node(database, agent) as node, asyncio.timeout(10):

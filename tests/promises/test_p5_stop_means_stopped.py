@@ -98,7 +98,9 @@ async def test_cancelling_closes_the_models_socket_and_keeps_what_was_seen(datab
 
 
 async def test_cancelling_stops_a_model_that_has_not_begun_to_answer(database_url):
-    async with running(database_url, Script(rules=[Rule(when=When(user_contains="hang"), turn=Turn(hang=True))], turns=["next"])) as server:
+    async with running(
+        database_url, Script(rules=[Rule(when=When(user_contains="hang"), turn=Turn(hang=True))], turns=["next"])
+    ) as server:
         whole = asyncio.create_task(server.send("hang please"))
         await server.provider.wait_for_requests(1)
         [run] = (await server.get("/v1/runs")).json()["items"]
@@ -135,7 +137,9 @@ async def test_a_tool_in_a_thread_does_not_hold_up_a_cancel(database_url):
                 cancelled = await server.cancel(stream.run_id)
             assert not tools.thread_done.is_set()
             tools.thread_go_on.set()
-            assert cancelled["took_effect"] == [{"tool": "block", "call_id": cancelled["took_effect"][0]["call_id"], "status": "in_doubt"}]
+            assert cancelled["took_effect"] == [
+                {"tool": "block", "call_id": cancelled["took_effect"][0]["call_id"], "status": "in_doubt"}
+            ]
             await check_whole(server, stream.conversation_id)
 
 
@@ -153,7 +157,9 @@ async def test_a_tool_in_a_thread_does_not_hold_up_its_timeout(database_url):
 
 async def test_cancelling_twice_and_at_once_gives_the_same_answer(database_url):
     tools = Tools()
-    async with running(database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()) as server:
+    async with running(
+        database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()
+    ) as server:
         async with server.stream("go") as stream:
             await tools.entered.wait()
             both = await asyncio.gather(*(server.cancel(stream.run_id) for _ in range(5)))
@@ -175,7 +181,9 @@ async def test_cancelling_what_has_ended_changes_nothing(database_url):
 
 async def test_a_waiting_run_is_cancelled_without_ever_asking_the_model(database_url):
     tools = Tools()
-    async with running(database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()) as server:
+    async with running(
+        database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()
+    ) as server:
         async with server.stream("go") as first:
             await tools.entered.wait()
             async with server.stream("later", conversation_id=first.conversation_id, on_busy="queue") as second:
@@ -189,7 +197,9 @@ async def test_a_waiting_run_is_cancelled_without_ever_asking_the_model(database
 
 async def test_a_run_that_waits_for_a_person_is_cancelled(database_url):
     tools = Tools()
-    async with running(database_url, calling(ToolCall(name="ask"), ToolCall(name="quick")), setup=tools.agent()) as server:
+    async with running(
+        database_url, calling(ToolCall(name="ask"), ToolCall(name="quick")), setup=tools.agent()
+    ) as server:
         response = await server.send("go")
         assert response.status_code == 202
         waiting = response.json()
@@ -204,7 +214,9 @@ async def test_a_run_that_waits_for_a_person_is_cancelled(database_url):
 
 async def test_nobody_cancels_what_is_someone_elses(database_url):
     tools = Tools()
-    async with running(database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()) as server:
+    async with running(
+        database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()
+    ) as server:
         async with server.stream("go") as stream:
             await tools.entered.wait()
             for person in (server.person("bob"), server.person("ada", tenant="other")):

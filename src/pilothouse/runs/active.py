@@ -27,6 +27,7 @@ from pilothouse.identity.principal import Principal
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import canonical_hash, dumps
 from pilothouse.llm.tokens import estimate_tokens
+from pilothouse.runs.clean import column_text, encode_response
 from pilothouse.runs.errors import HandOver, stalled
 from pilothouse.runs.journal import Journal
 from pilothouse.tools.policy import ToolPolicy
@@ -91,6 +92,7 @@ class ActiveRun:
     policy: Callable[[str], ToolPolicy]
     stream: bool
     context: dict[str, Any]
+    asked_model: str | None = None
     totals: Totals = field(default_factory=Totals)
     iterations: int = 0
     open_calls: dict[str, OpenCall] = field(default_factory=dict[str, OpenCall])
@@ -174,12 +176,12 @@ class ActiveRun:
         """
         usage, cost = response.usage, cost_nano_usd(response)
         first = self.first_token_at
-        self.model = response.model_name or self.agent.name
+        self.model = column_text(response.model_name or self.agent.name, 200)
         self.partial_text.clear()
         self._add_totals(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, cost)
         self.journal.add_message(
             "assistant",
-            encode(response),
+            encode_response(response),
             step=self.step,
             tokens=usage.output_tokens or estimate_tokens(response_text(response)),
         )

@@ -21,6 +21,7 @@ from pilothouse.engine.leases import Ownership
 from pilothouse.errors import Unavailable
 from pilothouse.kit.clock import now_ms
 from pilothouse.runs import repository
+from pilothouse.runs.clean import column_text
 from pilothouse.runs.errors import Fenced
 from pilothouse.runs.events import EventRow, RunEvent, to_rows
 from pilothouse.runs.live import LiveRun
@@ -119,6 +120,9 @@ class Journal:
         row: dict[str, Any] = dict.fromkeys(_STEP_COLUMNS)
         row.update(run_id=self.place.run_id, attempt=self.place.attempt, started_at=now_ms())
         row.update(values)
+        row["name"] = column_text(row["name"], 200)
+        if row["arguments"] is not None:
+            row["arguments"] = column_text(row["arguments"])
         self._batch.new_steps.append(row)
 
     def end_step(self, number: int, *, state: str, error_code: str | None = None, ended: bool = True) -> None:

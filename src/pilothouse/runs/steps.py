@@ -21,7 +21,6 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import RunContext, ToolDefinition
-from pydantic_core import to_jsonable_python
 
 from pilothouse.conversations.present import arguments_of
 from pilothouse.conversations.transcript import StoredMessage, decode
@@ -31,6 +30,7 @@ from pilothouse.kit.jsons import dumps
 from pilothouse.llm.deltas import current_sink
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.active import ActiveRun, OpenCall, current_run
+from pilothouse.runs.clean import column_text, result_value, with_sound_calls
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, iterations_exceeded
 from pilothouse.tools.context import ToolCall, serving
 from pilothouse.tools.policy import ToolPolicy
@@ -79,7 +79,7 @@ async def model_step(run: ActiveRun, request: ModelRequestContext, handler: Hand
     run.begin_model_step(request.model.model_name)
     started_at, started = now_ms(), time.monotonic()
     try:
-        response: ModelResponse = await handler(request)
+        response = with_sound_calls(await handler(request))
     except RunFailure as failure:
         run.record_failed_step(failure.code, started_at=started_at)
         raise
@@ -248,13 +248,16 @@ async def _record_value(run: ActiveRun, call: ToolCallPart, value: Any, started:
         extra = [UserPromptPart(value.content)] if value.content else []
         kept = value.return_value
     if not _is_multimodal(kept):
-        kept, _cut = shorten(
-            to_jsonable_python(kept, fallback=str, inf_nan_mode="null"),
-            policy.max_output_chars or run.agent.limits.tool_output_chars,
-        )
+        try:
+            plain = result_value(kept)
+        except (ValueError, RecursionError):
+            plain = tool_error("unexpected", "The tool ran, but its result can't be written as JSON.")
+        kept, _cut = shorten(plain, policy.max_output_chars or run.agent.limits.tool_output_chars)
     error = error_in(kept)
     part = ToolReturnPart(tool_name=call.tool_name, content=kept, tool_call_id=call.tool_call_id)
-    await _record_part(run, call, part, started, error_code=error["type"] if error else None, extra=extra)
+    await _record_part(
+        run, call, part, started, error_code=column_text(str(error["type"]), 64) if error else None, extra=extra
+    )
     if isinstance(value, ToolReturn):
         return ToolReturn(kept, content=value.content, metadata=value.metadata)
     return kept
