@@ -2,17 +2,13 @@
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from pilothouse.db.database import Database
 from pilothouse.errors import StartupError
 
 _FOLDER = Path(__file__).with_name("migrations")
-_VERSION_TABLE = "pilothouse_version"
+VERSION_TABLE = "pilothouse_version"
 _OURS = frozenset(
     {"api_keys", "conversations", "idempotency_keys", "leases", "messages", "run_events", "runs", "steps"}
 )
@@ -37,7 +33,7 @@ async def schema_versions(database: Database) -> tuple[str | None, str]:
     Raises:
         StartupError: the database was written by a newer release, or holds tables that are not ours.
     """
-    return await database.read(_known_version), _scripts().get_current_head() or ""
+    return await database.read(_known_version), _revisions()[-1]
 
 
 async def check_schema(database: Database) -> None:
@@ -47,35 +43,32 @@ async def check_schema(database: Database) -> None:
         StartupError: it is older (says how to upgrade) or newer.
     """
     current = await database.read(_known_version)
-    head = _scripts().get_current_head()
-    if current != head:
+    if current != _revisions()[-1]:
         raise StartupError("The database schema is older than this release. Run: pilothouse db upgrade")
 
 
 def _upgrade(connection: Connection) -> tuple[str | None, str]:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-    before = _known_version(connection)
-    scripts = _scripts()
-    head = scripts.get_current_head() or ""
+    before, head = _known_version(connection), _revisions()[-1]
     if before != head:
-        config = Config()
-        config.set_main_option("script_location", str(_FOLDER))
-        config.attributes["connection"] = connection
-        config.attributes["version_table"] = _VERSION_TABLE
-        command.upgrade(config, "head")
+        from pilothouse.db.upgrade import run_upgrade  # noqa: PLC0415 - 10 MB and half a second, seldom needed
+
+        run_upgrade(connection, folder=_FOLDER, version_table=VERSION_TABLE)
     return before, head
 
 
 def _known_version(connection: Connection) -> str | None:
-    current = MigrationContext.configure(connection, opts={"version_table": _VERSION_TABLE}).get_current_revision()
-    if current is None and (taken := _OURS.intersection(inspect(connection).get_table_names())):
+    tables = set(inspect(connection).get_table_names())
+    current: str | None = None
+    if VERSION_TABLE in tables:
+        current = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - ours
+    if current is None and (taken := _OURS & tables):
         raise StartupError(
             f"The database already has tables that Pilothouse did not make ({', '.join(sorted(taken))}). "
             "Use another database."
         )
-    known = {script.revision for script in _scripts().walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and current not in _revisions():
         raise StartupError(
             f"The database schema ({current}) is newer than this release of Pilothouse. "
             "Install the newer release again, or restore a backup made before the upgrade."
@@ -83,5 +76,6 @@ def _known_version(connection: Connection) -> str | None:
     return current
 
 
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory(str(_FOLDER))
+def _revisions() -> list[str]:
+    """The schema versions this release knows, oldest first: their files are named `<version>_<words>.py`."""
+    return sorted(path.name.partition("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*_*.py"))
