@@ -1,6 +1,7 @@
 """Serve an application: listen, start, and stop in order."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -15,13 +16,14 @@ from typing import NoReturn
 
 import typer
 import uvicorn
+from pydantic_ai.exceptions import UserError
 from uvicorn.supervisors import ChangeReload
 
 from pilothouse.app import Pilothouse, Services
 from pilothouse.cli.actions.listen import bind, refusal, url_of
 from pilothouse.cli.actions.target import load_target
 from pilothouse.cli.output import say
-from pilothouse.errors import StartupError
+from pilothouse.errors import PilothouseError, StartupError
 from pilothouse.settings import load_settings
 
 _CLOSE_SECONDS = 3
@@ -107,6 +109,7 @@ async def _serve(
         if before is not None:
             await before(app.services)
         app.services.identity.check_listen_address(host)
+        _warm_up(app)
         server = _Server(config, app, lambda: listening(url_of(listener, host)))
         try:
             await server.serve(sockets=[listener])
@@ -139,6 +142,15 @@ class _Server(uvicorn.Server):
         self.should_exit = True
         if sig == signal.SIGINT and sys.stderr.isatty():
             say("\nStopping in order. Press Ctrl-C again to stop at once.")
+
+
+def _warm_up(app: Pilothouse) -> None:
+    """Load the SDKs of the agents' models now, so that no first caller waits for it."""
+    for agent in app.agents:
+        model = agent.model or app.settings.models.default
+        if model is not None:
+            with contextlib.suppress(PilothouseError, UserError):  # whoever asks for that model is told
+                app.services.gateway.window_tokens(model)
 
 
 def _config(app: Pilothouse) -> uvicorn.Config:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic_ai.exceptions import UserError
+
 from pilothouse.app import Pilothouse
 from pilothouse.errors import StartupError
 
@@ -51,6 +53,11 @@ def _import(name: str) -> Any:
                 f"There is no module {name} in {here}. Go to the folder it lies in, or name another one."
             ) from None
         raise StartupError(f"The module {name} needs {missing}, which is not installed here.") from None
+    except UserError as error:
+        raise StartupError(
+            f"The module {name} makes an agent that can't be made: {error.message} Where the key is in "
+            "PILOTHOUSE_OPENAI_API_KEY, name the model when you register the agent: app.agent(agent, model=...)."
+        ) from None
 
 
 def _call(factory: Callable[[], Any], target: str) -> Any:
