@@ -189,6 +189,7 @@ class Pilothouse:
         state.identity = services.identity
         state.idempotency = services.idempotency
         state.runs = services.runs
+        state.forks = services.forks
         state.chat_requests = services.chat_requests
         state.conversations = services.conversations
         state.tools = services.tools

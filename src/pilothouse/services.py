@@ -25,6 +25,7 @@ from pilothouse.observability.logs import get_logger
 from pilothouse.runs.deltas import DeltaWriter
 from pilothouse.runs.execute import Executor
 from pilothouse.runs.follow import Follower
+from pilothouse.runs.fork import Forks
 from pilothouse.runs.live import LiveRuns
 from pilothouse.runs.reaper import Reaper
 from pilothouse.runs.requests import ChatRequests
@@ -51,6 +52,7 @@ class Services:
     gateway: ModelGateway
     executor: Executor
     runs: Runs
+    forks: Forks
     chat_requests: ChatRequests
     conversations: Conversations
     tools: ToolService
@@ -155,6 +157,7 @@ async def _connect(
         gateway=gateway,
         executor=executor,
         runs=Runs(database, executor, follower, wakeups, queue_length=settings.runs.queue_length),
+        forks=Forks(database, executor, registry, gateway),
         chat_requests=ChatRequests(registry, database, attachment_bytes=settings.runs.attachment_bytes),
         conversations=Conversations(database),
         tools=ToolService(registry.tools, settings.runs, threads=threads),

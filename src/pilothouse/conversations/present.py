@@ -115,7 +115,9 @@ def _message(row: StoredMessage, message: ModelMessage) -> dict[str, Any]:
         ]
     else:
         document["result"] = result_text(message)
-        document["name"] = next((part.tool_name for part in message.parts if isinstance(part, ToolReturnPart)), None)
+        part = next((part for part in message.parts if isinstance(part, ToolReturnPart)), None)
+        document["name"] = part.tool_name if part else None
+        document["call_id"] = part.tool_call_id if part else None
     return document
 
 

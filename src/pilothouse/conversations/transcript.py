@@ -52,10 +52,17 @@ def decode(rows: Iterable[StoredMessage]) -> list[ModelMessage]:
 
 
 def assemble(rows: Sequence[StoredMessage]) -> list[ModelMessage]:
-    """Rows in order to a history a model can be given: tool results follow the order of their calls."""
+    """Rows in order to a history a model can be given: tool results follow the order of their calls.
+
+    Calls without a result that the conversation has left behind get one that says so: providers refuse a history where
+    one is missing. Calls of the last response may stay open.
+    """
     history: list[ModelMessage] = []
     order: dict[str, int] = {}
     for row, message in zip(rows, decode(rows), strict=True):
+        if isinstance(message, ModelResponse) or row.role == "user":
+            _close_calls(history, order)
+            order = {}
         if isinstance(message, ModelResponse):
             history.append(message)
             order = {call.tool_call_id: index for index, call in enumerate(message.tool_calls)}
@@ -85,10 +92,44 @@ def split_open_tail(
         return list(rows), {}
     [response] = decode(rows[last : last + 1])
     calls = {call.tool_call_id for call in response.tool_calls} if isinstance(response, ModelResponse) else set[str]()
-    recorded = {row.call_id or "": row for row in rows[last + 1 :] if row.role == "tool" and row.call_id in calls}
+    if any(row.role == "user" for row in rows[last:]):
+        return list(rows), {}
+    results = {_call_of(row): row for row in rows[last + 1 :] if row.role == "tool"} if calls else {}
+    recorded = {call_id: row for call_id, row in results.items() if call_id in calls}
     if not calls - recorded.keys():
         return list(rows), {}
     return list(rows[: last + 1]), recorded
+
+
+def _call_of(row: StoredMessage) -> str:
+    """The call a row holds the result of. Turns that a fork has copied name it in the message only."""
+    if row.call_id is not None:
+        return row.call_id
+    [message] = decode([row])
+    return next((part.tool_call_id for part in message.parts if isinstance(part, ToolReturnPart)), "")
+
+
+def _close_calls(history: list[ModelMessage], order: dict[str, int]) -> None:
+    answered = set[str]()
+    response = next((message for message in reversed(history) if isinstance(message, ModelResponse)), None)
+    if not order or response is None:
+        return
+    if isinstance(last := history[-1], ModelRequest):
+        answered = answered_calls(last)
+    missing = [
+        ToolReturnPart(
+            call.tool_name,
+            "The result of this call is not known.",
+            tool_call_id=call.tool_call_id,
+            outcome="interrupted",
+        )
+        for call in response.tool_calls
+        if call.tool_call_id not in answered
+    ]
+    if missing and isinstance(last, ModelRequest):
+        last.parts = _ordered([*last.parts, *missing], order)
+    elif missing:
+        history.append(ModelRequest(parts=missing))
 
 
 def _ordered(parts: list[ModelRequestPart], order: dict[str, int]) -> list[ModelRequestPart]:

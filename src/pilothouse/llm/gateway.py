@@ -86,6 +86,15 @@ class ModelGateway:
             )
         return made
 
+    def knows(self, reference: str) -> bool:
+        """Whether a reference names a provider we build clients for, and have a key for."""
+        provider, name = split_reference(reference)
+        try:
+            credentials = self._models.credentials(provider)
+        except StartupError:
+            return False
+        return bool(name) and credentials is not None and bool(credentials.key or not credentials.needs_key)
+
     def window_tokens(self, reference: str | Model) -> int:
         """The context window of a model, in tokens; 128,000 where it is not known."""
         return window_of(self._models.get(reference))

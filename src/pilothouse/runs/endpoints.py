@@ -2,19 +2,22 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
 from pilothouse.http.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
 from pilothouse.http.problems import problem_responses
 from pilothouse.http.sse import EventStreamResponse
+from pilothouse.idempotency.http import IdempotencyKey
+from pilothouse.idempotency.service import key_use
 from pilothouse.identity.http import Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
 from pilothouse.runs.chat_endpoints import EVENT_SCHEMA, STREAM_EXAMPLE, RunService, event_bytes
 from pilothouse.runs.events import START, parse_event_id
+from pilothouse.runs.fork import Fork, Forks
 from pilothouse.runs.present import run_detail, run_document
-from pilothouse.runs.schemas import CancelOut, EventPage, InputIn, RunDetail, RunOut
+from pilothouse.runs.schemas import CancelOut, EventPage, ForkIn, InputIn, RunDetail, RunOut
 from pilothouse.runs.states import RunState
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -24,6 +27,13 @@ Writer = Annotated[Principal, Scoped("runs:write")]
 RunId = Annotated[str, Path(min_length=1, max_length=40, description="As `run_id` in answers and events.")]
 
 _EVENTS_LIMIT = 500
+
+
+def _forks(request: Request) -> Forks:
+    return request.app.state.forks
+
+
+ForkService = Annotated[Forks, Depends(_forks)]
 
 
 @router.get("", summary="Your runs, newest first", responses=problem_responses(401, 403, 422, 503))
@@ -111,6 +121,36 @@ async def cancel_run(run_id: RunId, principal: Writer, runs: RunService) -> Canc
             "already_finished": done.already_finished,
         }
     )
+
+
+@router.post(
+    "/{run_id}/fork",
+    summary="Begin a run again from one of its steps",
+    status_code=202,
+    responses=problem_responses(400, 401, 403, 404, 409, 413, 422, 503),
+)
+async def fork_run(
+    run_id: RunId,
+    body: ForkIn,
+    principal: Annotated[Principal, Scoped("chat", "runs:read")],
+    forks: ForkService,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> RunOut:
+    """A new run in a new conversation, which begins with what is kept of this one: recorded answers and tool results
+    are not asked for or computed again. Follow it at `GET /v1/runs/{id}/events`.
+    """
+    wanted = Fork(from_step=body.from_step or 0, message=body.message, model=body.model, agent=body.agent)
+    use = key_use(
+        principal.tenant,
+        principal.subject,
+        idempotency_key,
+        route="fork",
+        body=[run_id, body.model_dump(mode="json")],
+    )
+    row = await forks.fork(principal, run_id, wanted, key_use=use)
+    response.headers["Location"] = f"/v1/runs/{row.id}"
+    return RunOut.model_validate(run_document(row))
 
 
 @router.post(

@@ -32,7 +32,7 @@ from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, internal, poiso
 from pilothouse.runs.failures import failure_of
 from pilothouse.runs.journal import Journal, RunPlace
 from pilothouse.runs.live import LiveRuns
-from pilothouse.runs.prepare import deps_of, instructions_of
+from pilothouse.runs.prepare import deps_of, instructions_of, model_of
 from pilothouse.runs.resume import restore, take_over
 from pilothouse.runs.steps import RunHooks
 from pilothouse.usage.prices import format_usd
@@ -249,7 +249,12 @@ class Executor:
         rows: tuple[list[StoredMessage], int, list[StoredMessage]],
     ) -> ActiveRun:
         history, unloaded, own = rows
-        kept, cut = fit([*history, *own], self._budget(agent), keep_from_turn=journal.place.turn, already_cut=unloaded)
+        kept, cut = fit(
+            [*history, *own],
+            self._budget(agent, request.get("model")),
+            keep_from_turn=journal.place.turn,
+            already_cut=unloaded,
+        )
         if cut is not None:
             journal.set_run(cut=asdict(cut))
         base, recorded = split_open_tail(kept)
@@ -264,15 +269,17 @@ class Executor:
             policy=lambda name: self._agents.policy(agent, name),
             stream=bool(request.get("stream")),
             context=request.get("context") or {},
+            asked_model=request.get("model"),
             recorded=recorded,
             history=assemble(base),
         )
 
-    def _budget(self, agent: ServedAgent) -> int:
+    def _budget(self, agent: ServedAgent, asked: str | None) -> int:
         """Tokens of history a turn may send: the model's window less room for instructions, tools and the answer."""
         if agent.limits.history_tokens is not None:
             return agent.limits.history_tokens
-        window = self._gateway.window_tokens(agent.model or self._default_model or "")
+        reference, _ = model_of(agent, self._default_model, asked)
+        window = self._gateway.window_tokens(reference)
         answer = (agent.model_settings or {}).get("max_tokens") or _ANSWER_TOKENS
         return max(window - answer - window // 8, window // 4)
 
@@ -298,8 +305,8 @@ class Executor:
         except Unavailable as error:
             log.error("run_left_for_recovery", reason=error.message)  # noqa: TRY400 - the sentence says it all
             return None
-        except Exception as error:  # noqa: BLE001 - something could not be written as it was: end it from what was
-            log.error("run_not_recorded", exc_info=error)
+        except Exception:  # something could not be written as it was: end it from what was
+            log.exception("run_not_recorded")
             unrecorded = None if run.doomed is not None else internal()
             return None
         else:
@@ -361,9 +368,10 @@ class Executor:
         capabilities: list[AbstractCapability[Any]] = [self._hooks]
         if agent.has_system_prompt:
             capabilities.append(self._reinject)
+        reference, fallback = model_of(agent, self._default_model, run.asked_model)
         model = self._gateway.model(
-            agent.model or self._default_model or "",
-            fallback=agent.fallback,
+            reference,
+            fallback=fallback,
             timeout_seconds=agent.limits.model_timeout_seconds,
         )
         retries = agent.limits.argument_retries

@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+from pydantic_ai.models import Model
+
 from pilothouse.agents.registry import DepsRequest, ServedAgent
 from pilothouse.kit.jsons import dumps
 from pilothouse.runs.active import ActiveRun
@@ -20,6 +22,33 @@ def instructions_of(agent: ServedAgent, context: dict[str, Any]) -> str | None:
     if rest and agent.deps is None:
         parts.append(f"Context given by the application, as JSON:\n{dumps(rest)}")
     return "\n\n".join(parts) or None
+
+
+def model_of(
+    agent: ServedAgent, default: str | None, asked: str | None = None
+) -> tuple[str | Model, tuple[str | Model, ...]]:
+    """The model of a run and what to fall back to.
+
+    Args:
+        default: the server's model, for agents without one.
+        asked: the model its caller named, which has no fallback: people compare models that way.
+    """
+    if asked is None:
+        return agent.model or default or "", agent.fallback
+    return next((model for model in _served_models(agent) if _name_of(model) == asked), asked), ()
+
+
+def serves_model(agent: ServedAgent, name: str) -> bool:
+    """Whether an agent is served with a model of this name, `provider:name`."""
+    return any(_name_of(model) == name for model in _served_models(agent))
+
+
+def _served_models(agent: ServedAgent) -> list[str | Model]:
+    return [model for model in (agent.model, *agent.fallback) if model is not None]
+
+
+def _name_of(model: str | Model) -> str:
+    return model if isinstance(model, str) else f"{model.system}:{model.model_name}"
 
 
 async def deps_of(run: ActiveRun) -> Any:

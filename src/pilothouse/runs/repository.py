@@ -303,6 +303,11 @@ def lock_run(connection: Connection, run_id: str) -> str | None:
     return connection.execute(select(runs.c.state).where(runs.c.id == run_id).with_for_update()).scalar_one_or_none()
 
 
+def step_values(step: Row[Any]) -> dict[str, Any]:
+    """A step by its columns, as `insert_steps` takes it."""
+    return {column.name: getattr(step, column.name) for column in steps.columns}
+
+
 def set_step_state(connection: Connection, run_id: str, number: int, *, state: str, from_states: Sequence[str]) -> bool:
     """Move one step to a state if it is in one of `from_states`."""
     return (

@@ -102,7 +102,7 @@ def restore(run: ActiveRun, stored: Resumption) -> None:
         if message.role == "tool" and message.call_id is not None:
             run.open_calls.pop(message.call_id, None)
     run.may_repeat = row.attempt > 1 and not run.open_calls
-    run.tail_recorded = run.may_repeat and stored.own[-1].role != "assistant"
+    run.tail_recorded = not run.open_calls and stored.own[-1].role != "assistant"
 
 
 def _open_call(opened: OpenCall, step: Row[Any] | None) -> OpenCall:

@@ -68,6 +68,13 @@ def _example(value: dict[str, Any]) -> ConfigDict:
 Id = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z]+_[0-9a-z]+$")]
 
 
+def not_blank(message: str) -> str:
+    """The message, which says something."""
+    if not message.strip():
+        raise ValueError("a message has at least one character that is not a space")
+    return message
+
+
 class AttachmentIn(BaseModel):
     """An image or document, as far as the model takes them."""
 
@@ -113,9 +120,7 @@ class ChatRequest(BaseModel):
     @field_validator("message")
     @classmethod
     def _not_blank(cls, message: str) -> str:
-        if not message.strip():
-            raise ValueError("a message has at least one character that is not a space")
-        return message
+        return not_blank(message)
 
     @field_validator("context")
     @classmethod
@@ -300,6 +305,41 @@ class CancelOut(BaseModel):
         description="Calls of tools that change things, which were made (`ok`) or may have been (`in_doubt`)."
     )
     already_finished: bool
+
+
+class ForkIn(BaseModel):
+    """How to begin a run again."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"from_step": 1, "message": "And when does it arrive?", "model": None}]},
+    )
+
+    from_step: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Keep everything up to this model step and the results of its calls. 0 or null: only the user's "
+        "message.",
+    )
+    message: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MOST_MESSAGE_CHARS,
+        description="From the beginning: instead of the user's message. After a step: what the user says next.",
+    )
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Another model: one the agent is served with, or provider:name of a provider with a key.",
+    )
+    agent: str | None = Field(default=None, max_length=128, description="Another agent.")
+
+    @field_validator("message")
+    @classmethod
+    def _not_blank(cls, message: str | None) -> str | None:
+        return None if message is None else not_blank(message)
 
 
 class InputIn(BaseModel):
