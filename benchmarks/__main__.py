@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks import idle, machine, report, scenarios
 from benchmarks.measure import Rig, measure
 from benchmarks.processes import Server
-from benchmarks.scenarios import Plan, Results
+from benchmarks.scenarios import CLIENTS, Plan, Results
 
 COMMANDS = ("all", "turns", "tools", "streams", "paced", "long", "idle", "postgres")
 _PARTS: dict[str, str] = {"turns": "answers", "tools": "answers", "streams": "answers"}
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--style", choices=("handler", "events", "text"), default="handler", help="how (c) streams")
     parser.add_argument("--json", type=Path, help="write all rounds there")
     parser.add_argument(
-        "--profile", metavar="SERVER:SCENARIO", help="profile one server: d:turns, d:tools, d:streams, d:paced"
+        "--profile", metavar="SERVER:SCENARIO", help="profile one server: d:turns, d:tools, d:streams, d:paced, d:long"
     )
     parser.add_argument("--profiler", choices=("pyinstrument", "cprofile"), default="pyinstrument")
     parser.add_argument("--level", type=int, default=60, help="streams at once when d:paced is profiled")
@@ -137,17 +137,14 @@ def _profile(target: str, plan: Plan, *, kind: str, level: int, seconds: float) 
         arguments = ["--profile", kind]
         if server_kind == "c":
             arguments += ["--style", plan.style]
+        if scenario == "long":
+            arguments += ["--seed", f"{plan.lengths[-1]}x{plan.long_each * 2}"]
         server = Server(
             server_kind, provider=rig.provider.url, folder=folder, core=rig.cores.server, arguments=arguments
         )
         with server:
-            if scenario == "paced":
-                job = scenarios.paced_job(server, level, seconds)
-            else:
-                endless = replace(plan, turns=1_000_000, tools=1_000_000, streams=1_000_000, servers=(server_kind,))
-                [job, *_] = [case.job(server, 1) for case in reversed(_cases(scenario, endless))]
-                job["seconds"] = seconds
-            rig.load.run({**job, "seconds": min(2.0, seconds)})
+            warm, job = _profile_jobs(server, scenario, plan, level=level, seconds=seconds)
+            rig.load.run(warm)
             before = machine.thread_seconds(server.pid)
             os.kill(server.pid, signal.SIGUSR1)
             figures = measure(rig, server, job)
@@ -159,6 +156,24 @@ def _profile(target: str, plan: Plan, *, kind: str, level: int, seconds: float) 
         f"threads: {spent}"
     )
     return f"{head}\n{profile}"
+
+
+def _profile_jobs(
+    server: Server, scenario: str, plan: Plan, *, level: int, seconds: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A job to warm up with, and the one to profile."""
+    if scenario == "paced":
+        job = scenarios.paced_job(server, level, seconds)
+    elif scenario == "long":
+        case = scenarios.long_cases(replace(plan, lengths=plan.lengths[-1:], long_each=plan.long_each * 2))[0]
+        whole = case.job(server, 0)
+        job = {**whole, "count": plan.long_each * 2 - CLIENTS, "bodies": whole["bodies"][CLIENTS:], "seconds": seconds}
+        return {**whole, "count": CLIENTS}, job
+    else:
+        endless = replace(plan, turns=1_000_000, tools=1_000_000, streams=1_000_000, servers=(server.kind,))
+        cases = [case for case in _cases(scenario, endless) if case.column == server.kind]
+        job = {**cases[-1].job(server, 1), "seconds": seconds}
+    return {**job, "seconds": min(2.0, seconds)}, job
 
 
 if __name__ == "__main__":

@@ -77,17 +77,11 @@ def busy_seconds(core: int) -> float:
 def thread_seconds(process_id: int) -> dict[str, float]:
     """CPU seconds of a process's first thread, which runs the event loop, and of all its others together."""
     spent: dict[str, float] = {}
-    for stat in Path(f"/proc/{process_id}/task").glob("*/stat"):
+    for stat in Path(f"/proc/{process_id}/task").glob("*/schedstat"):
         try:
-            text = stat.read_text()
+            nanoseconds = int(stat.read_text().split()[0])
         except OSError:
             continue
         name = "event loop" if int(stat.parent.name) == process_id else "other threads"
-        fields = _after_name(text)
-        spent[name] = spent.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICKS
+        spent[name] = spent.get(name, 0.0) + nanoseconds / 1e9
     return spent
-
-
-def _after_name(stat: str) -> list[str]:
-    """The fields of a `stat` line from the state on: the name before it may hold spaces."""
-    return stat[stat.rindex(")") + 2 :].split()

@@ -65,6 +65,7 @@ def measure(rig: Rig, server: Server, job: dict[str, Any]) -> dict[str, float]:
     time.sleep(_SETTLE_SECONDS)
     cores = rig.cores
     before = (server.cpu_seconds(), rig.provider.cpu_seconds(), machine.busy_seconds(cores.server))
+    loop_before = machine.thread_seconds(server.pid)["event loop"]
     began = time.perf_counter()
     result = rig.load.run(job)
     elapsed = time.perf_counter() - began
@@ -72,6 +73,7 @@ def measure(rig: Rig, server: Server, job: dict[str, Any]) -> dict[str, float]:
     in_time = server.cpu_seconds() - before[0]
     time.sleep(_SETTLE_SECONDS)
     spent = server.cpu_seconds() - before[0]
+    loop = machine.thread_seconds(server.pid)["event loop"] - loop_before
     provider = rig.provider.cpu_seconds() - before[1]
     count, wall = result["count"], result["wall"]
     if result["errors"] or not count:
@@ -88,6 +90,7 @@ def measure(rig: Rig, server: Server, job: dict[str, Any]) -> dict[str, float]:
         "p99": percentile(result["durations"], 99),
         "mean": statistics.fmean(result["durations"]),
         "cpu_ms": spent / count * 1000,
+        "threads_ms": max(0.0, spent - loop) / count * 1000,
         "count": float(count),
         "core": in_time / wall,
         "provider_core": provider / wall,
