@@ -54,38 +54,37 @@ async def test_a_finished_stream_continues_from_every_event_with_exactly_the_res
 
 
 async def test_a_stream_that_goes_on_continues_from_every_event_with_exactly_the_rest(database_url):
-    async with running(database_url, STEPS, setup=Tools().agent()) as server:
-        async with server.stream("go") as stream:
-            seen: list[Event] = []
-            async for event in stream:
-                seen.append(event)
-                if event.type == "text.delta" and event.data["step"] > 1:
-                    break
-            followers = [asyncio.create_task(server.events(stream.run_id, event.id)) for event in seen]
-            early = [asyncio.create_task(server.events(stream.run_id)) for _ in range(5)]
-            while len(server.services.executor._live._runs[stream.run_id]._waiters) < len(followers):
-                await asyncio.sleep(0.01)
-            server.provider.release("end")
-            await stream.rest()
-            whole = [*seen, *(event for event in stream.events if event.place > seen[-1].place)]
-            for number, task in enumerate(followers):
-                assert reading([*seen[: number + 1], *await task]) == reading(whole)
-            for task in early:
-                assert reading(await task) == reading(whole)
+    async with running(database_url, STEPS, setup=Tools().agent()) as server, server.stream("go") as stream:
+        seen: list[Event] = []
+        async for event in stream:
+            seen.append(event)
+            if event.type == "text.delta" and event.data["step"] > 1:
+                break
+        followers = [asyncio.create_task(server.events(stream.run_id, event.id)) for event in seen]
+        early = [asyncio.create_task(server.events(stream.run_id)) for _ in range(5)]
+        while len(server.services.executor._live._runs[stream.run_id]._waiters) < len(followers):
+            await asyncio.sleep(0.01)
+        server.provider.release("end")
+        await stream.rest()
+        whole = [*seen, *(event for event in stream.events if event.place > seen[-1].place)]
+        for number, task in enumerate(followers):
+            assert reading([*seen[: number + 1], *await task]) == reading(whole)
+        for task in early:
+            assert reading(await task) == reading(whole)
 
 
 async def test_a_stream_continues_on_a_server_started_anew(sqlite_url):
     async with ScriptedProvider(STEPS) as provider:
         setup = Tools().agent()
-        async with serving(
-            sqlite_url, provider, setup=setup, server={"console": False, "shutdown_seconds": 0}
-        ) as server:
-            async with server.stream("go") as stream:
-                async for event in stream:
-                    if event.type == "text.delta" and event.data["step"] > 1:
-                        break
-                seen = list(stream.events)
-                run_id = stream.run_id
+        async with (
+            serving(sqlite_url, provider, setup=setup, server={"console": False, "shutdown_seconds": 0}) as server,
+            server.stream("go") as stream,
+        ):
+            async for event in stream:
+                if event.type == "text.delta" and event.data["step"] > 1:
+                    break
+            seen = list(stream.events)
+            run_id = stream.run_id
         provider.release("end")
         async with serving(sqlite_url, provider, setup=setup) as server:
             rest = await server.events(run_id, seen[-1].id)

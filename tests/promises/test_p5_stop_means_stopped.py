@@ -1,4 +1,4 @@
-"""P5: cancel reaches the model's socket and the tools, is acknowledged with what took effect, and leaves things whole."""
+"""P5: cancel reaches the model and the tools, is acknowledged with what took effect, and leaves things whole."""
 
 import asyncio
 import threading
@@ -157,16 +157,16 @@ async def test_a_tool_in_a_thread_does_not_hold_up_its_timeout(database_url):
 
 async def test_cancelling_twice_and_at_once_gives_the_same_answer(database_url):
     tools = Tools()
-    async with running(
-        database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()
-    ) as server:
-        async with server.stream("go") as stream:
-            await tools.entered.wait()
-            both = await asyncio.gather(*(server.cancel(stream.run_id) for _ in range(5)))
-            assert {answer["state"] for answer in both} == {"cancelled"}
-            again = await server.cancel(stream.run_id)
-            assert again["already_finished"] is True
-            assert again["took_effect"] == both[0]["took_effect"]
+    async with (
+        running(database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()) as server,
+        server.stream("go") as stream,
+    ):
+        await tools.entered.wait()
+        both = await asyncio.gather(*(server.cancel(stream.run_id) for _ in range(5)))
+        assert {answer["state"] for answer in both} == {"cancelled"}
+        again = await server.cancel(stream.run_id)
+        assert again["already_finished"] is True
+        assert again["took_effect"] == both[0]["took_effect"]
 
 
 async def test_cancelling_what_has_ended_changes_nothing(database_url):
@@ -214,50 +214,49 @@ async def test_a_run_that_waits_for_a_person_is_cancelled(database_url):
 
 async def test_nobody_cancels_what_is_someone_elses(database_url):
     tools = Tools()
-    async with running(
-        database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()
-    ) as server:
-        async with server.stream("go") as stream:
-            await tools.entered.wait()
-            for person in (server.person("bob"), server.person("ada", tenant="other")):
-                response = await person.post(f"/v1/runs/{stream.run_id}/cancel")
-                assert (response.status_code, response.json()["code"]) == (404, "run_not_found")
-            assert not tools.cancelled.is_set()
-            assert (await server.run(stream.run_id))["cancel_requested"] is False
-            tools.go_on.set()
-            assert (await stream.rest())[-1].type == "run.completed"
+    async with (
+        running(database_url, calling(ToolCall(name="hold", arguments={"name": "x"})), setup=tools.agent()) as server,
+        server.stream("go") as stream,
+    ):
+        await tools.entered.wait()
+        for person in (server.person("bob"), server.person("ada", tenant="other")):
+            response = await person.post(f"/v1/runs/{stream.run_id}/cancel")
+            assert (response.status_code, response.json()["code"]) == (404, "run_not_found")
+        assert not tools.cancelled.is_set()
+        assert (await server.run(stream.run_id))["cancel_requested"] is False
+        tools.go_on.set()
+        assert (await stream.rest())[-1].type == "run.completed"
 
 
 async def test_a_cancel_that_comes_while_the_end_is_written_does_not_lose_the_next_in_line(database_url):
     tools = Tools()
     script = calling(ToolCall(name="hold", arguments={"name": "x"}))
-    async with running(database_url, script, setup=tools.agent()) as server:
-        async with server.stream("go") as first:
-            await tools.entered.wait()
-            async with server.stream("later", conversation_id=first.conversation_id, on_busy="queue") as second:
-                executor = server.services.executor
-                run = executor._runs[first.run_id]
-                finish, finishing, go_on = run.finish, asyncio.Event(), asyncio.Event()
-                write = run.journal._write
+    async with running(database_url, script, setup=tools.agent()) as server, server.stream("go") as first:
+        await tools.entered.wait()
+        async with server.stream("later", conversation_id=first.conversation_id, on_busy="queue") as second:
+            executor = server.services.executor
+            run = executor._runs[first.run_id]
+            finish, finishing, go_on = run.finish, asyncio.Event(), asyncio.Event()
+            write = run.journal._write
 
-                async def slow(batch):
-                    if batch.run.get("state") == "completed":
-                        finishing.set()
-                        await go_on.wait()
-                    return await write(batch)
+            async def slow(batch):
+                if batch.run.get("state") == "completed":
+                    finishing.set()
+                    await go_on.wait()
+                return await write(batch)
 
-                run.journal._write = slow
-                assert finish is not None
-                tools.go_on.set()
-                await finishing.wait()
-                cancel = asyncio.create_task(server.cancel(first.run_id))
-                while run.cancel_reason is None:
-                    await asyncio.sleep(0)
-                go_on.set()
-                assert (await cancel)["state"] == "completed"
-                assert (await first.rest())[-1].type == "run.completed"
-                async with asyncio.timeout(1):  # sooner than the reaper looks
-                    assert (await second.rest())[-1].type == "run.completed"
+            run.journal._write = slow
+            assert finish is not None
+            tools.go_on.set()
+            await finishing.wait()
+            cancel = asyncio.create_task(server.cancel(first.run_id))
+            while run.cancel_reason is None:
+                await asyncio.sleep(0)
+            go_on.set()
+            assert (await cancel)["state"] == "completed"
+            assert (await first.rest())[-1].type == "run.completed"
+            async with asyncio.timeout(1):  # sooner than the reaper looks
+                assert (await second.rest())[-1].type == "run.completed"
 
 
 async def test_leaving_a_stream_does_not_stop_its_run_unless_asked_to(database_url):

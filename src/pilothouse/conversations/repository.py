@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.engine import Row
 
 from pilothouse.conversations.tables import conversations, messages
@@ -176,11 +176,14 @@ def load_history(
         messages.c.conversation_id == conversation_id,
         or_(messages.c.turn < first[0], and_(messages.c.turn == first[0], messages.c.seq < first[1])),
     )
+    # With a pinned message comes its whole exchange: a call without its result, or the other way round, can't be sent.
+    exchanges = (
+        select(messages.c.turn, messages.c.step).where(older, messages.c.pinned.is_(True)).distinct().limit(most)
+    )
     pinned = connection.execute(
         select(*_MESSAGE_COLUMNS)
-        .where(older, messages.c.pinned.is_(True))
+        .where(older, tuple_(messages.c.turn, messages.c.step).in_(exchanges))
         .order_by(messages.c.turn, messages.c.seq)
-        .limit(most)
     ).all()
     count = connection.execute(select(func.count()).select_from(messages).where(older)).scalar_one()
     return [*(StoredMessage(*row) for row in pinned), *rows], count - len(pinned)

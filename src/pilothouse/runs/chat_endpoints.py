@@ -81,7 +81,7 @@ async def chat(
     if body.on_disconnect == "cancel":
         await _wait_while_connected(request, principal, runs, accepted)
     outcome = await runs.wait(principal, accepted)
-    if outcome is not None:
+    if outcome is not None and idempotency_key is None:  # copies of a request get equal answers: what is stored
         answer = chat_answer_of(
             outcome,
             run_id=accepted.run_id,

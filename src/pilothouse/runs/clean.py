@@ -33,7 +33,7 @@ def with_sound_calls(response: ModelResponse) -> ModelResponse:
         if part.tool_call_id in seen or not _is_sound_id(part.tool_call_id):
             part.tool_call_id = new_id("call")
         seen.add(part.tool_call_id)
-        part.tool_name = column_text(part.tool_name)
+        part.tool_name = column_text(part.tool_name)  # pyright: ignore[reportAttributeAccessIssue]
     return response
 
 
