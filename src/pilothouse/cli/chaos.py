@@ -1,0 +1,42 @@
+"""`pilothouse chaos`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def chaos(
+    *,
+    kills: Annotated[int, typer.Option("--kills", min=0, help="How many faults.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed plans the same faults and messages.")] = 1,
+    in_cluster: Annotated[
+        bool, typer.Option("--cluster", help="Three nodes and two workers on PostgreSQL instead of one server.")
+    ] = False,
+    clients: Annotated[int, typer.Option("--clients", min=1, max=200, help="Callers at the same time.")] = 6,
+    lease_seconds: Annotated[
+        float, typer.Option("--lease-seconds", min=3, help="Silence after which a node's runs are taken over.")
+    ] = 10,
+    json_out: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the figures here.")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", file_okay=False, help="Where data, logs and ledgers go, and stay."),
+    ] = None,
+) -> None:
+    """Kill it while people use it, and check that it kept its promises.
+
+    Starts real processes and an offline model, kills at random (`kill -9`, and in a cluster pauses, deploys, and the
+    databases too) while callers chat, stream, cancel and reconnect. Then compares what callers saw with ledgers that
+    the model and the tools kept outside. Exits with 1 where a promise was broken, and says which run broke it.
+    """
+    from pilothouse.cli.actions.chaos import run_chaos_command  # noqa: PLC0415 - loaded on use
+
+    run_chaos_command(
+        kills=kills,
+        seed=seed,
+        in_cluster=in_cluster,
+        clients=clients,
+        lease_seconds=lease_seconds,
+        json_out=json_out,
+        data_dir=data_dir,
+    )

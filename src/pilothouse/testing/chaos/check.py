@@ -1,0 +1,81 @@
+"""The checker: pure functions from the evidence to the promises that were broken."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from pilothouse.testing.chaos.check_streams import check_streams
+from pilothouse.testing.chaos.check_work import check_work
+from pilothouse.testing.chaos.evidence import Document, Evidence, Violation
+from pilothouse.testing.chaos.scenarios import key_of, last_words
+
+__all__ = ["EXPECTED_FAILURES", "TERMINAL", "Violation", "check"]
+
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+EXPECTED_FAILURES = frozenset({"poisoned"})
+"""A run whose process was killed three times under it is parked and says so: with faults this dense that happens."""
+
+
+def check(evidence: Evidence) -> list[Violation]:
+    """Every broken promise, P1 to P7; none is what one wants to see."""
+    return [
+        *_accepted_is_never_lost(evidence),
+        *_ends_are_right(evidence),
+        *check_work(evidence),
+        *check_streams(evidence),
+        *_transcripts_are_whole(evidence),
+        *_next_turn_works(evidence),
+    ]
+
+
+def _accepted_is_never_lost(evidence: Evidence) -> Iterator[Violation]:
+    for message in evidence.sent:
+        yield from (Violation("P1", "an answer nobody expects", f"{message.key} {odd}") for odd in message.odd)
+        if message.run_id is not None and message.run_id not in evidence.runs:
+            yield Violation("P1", "accepted and gone", f"{message.key} {message.run_id}")
+    for run_id, run in evidence.runs.items():
+        if run["state"] not in TERMINAL:
+            yield Violation("P1", f"never ended, still {run['state']}", run_id)
+    counts = Counter(key_of(run["message"]) for run in evidence.runs.values())
+    yield from (
+        Violation("P1", f"one message became {count} runs", str(key)) for key, count in counts.items() if count > 1
+    )
+
+
+def _ends_are_right(evidence: Evidence) -> Iterator[Violation]:
+    for run_id, run in evidence.runs.items():
+        key = key_of(run["message"])
+        if run["state"] == "failed" and run["error"]["code"] not in EXPECTED_FAILURES:
+            yield Violation("P1", f"failed for no reason of its own, {run['error']['code']}", run_id)
+        if run["state"] == "completed" and not (run["text"] or "").endswith(last_words(key or "")):
+            yield Violation("P1", f"completed with another text, {(run['text'] or '')[-40:]!r}", run_id)
+
+
+def _transcripts_are_whole(evidence: Evidence) -> Iterator[Violation]:
+    for conversation_id, messages in evidence.transcripts.items():
+        yield from (Violation("P7", what, conversation_id) for what in transcript_faults(messages))
+    for request in evidence.requests:
+        if request.broken_calls:
+            calls = ", ".join(request.broken_calls)
+            yield Violation("P7", f"a prompt with calls that are not answered once ({calls})", request.key)
+
+
+def transcript_faults(messages: Sequence[Document]) -> Iterator[str]:
+    """What is wrong with a transcript: each call must have exactly one result, before anything else is said."""
+    waiting: set[str] = set()
+    for message in messages:
+        if message["role"] == "tool":
+            if message["call_id"] not in waiting:
+                yield f"a result that no call waits for, {message['call_id']}"
+            waiting.discard(message["call_id"])
+        elif message["role"] in ("user", "assistant"):
+            if waiting:
+                yield f"no result of {', '.join(sorted(waiting))}"
+            waiting = {call["call_id"] for call in message["tool_calls"]}
+    if waiting:
+        yield f"no result of {', '.join(sorted(waiting))}"
+
+
+def _next_turn_works(evidence: Evidence) -> Iterator[Violation]:
+    for conversation_id, problem in evidence.next_turns.items():
+        if problem is not None:
+            yield Violation("P7", f"the next turn failed, {problem}", conversation_id)

@@ -1,0 +1,115 @@
+"""Which process is hit when, how, and how long it stays away: planned from a seed, then done for real."""
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pilothouse.testing.chaos.evidence import Fault
+from pilothouse.testing.cluster import Child, Postgres
+
+_DRAIN_SECONDS = 30
+_START_SECONDS = 120
+_CLUSTER_DECK = ("node",) * 4 + ("worker", "worker", "valkey", "postgres", "pause", "deploy")
+_SINGLE_DECK = ("node",) * 9 + ("deploy",)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFault:
+    """One fault.
+
+    Attributes:
+        kind: `kill` (SIGKILL; PostgreSQL: immediate stop), `pause` (SIGSTOP, later SIGCONT), `deploy` (SIGTERM).
+        wait: seconds after the last fault.
+        down: seconds until the process is started again, or goes on.
+    """
+
+    kind: str
+    target: str
+    wait: float
+    down: float
+
+
+def plan_faults(*, seed: int, count: int, nodes: int, workers: int, lease_seconds: float) -> list[PlannedFault]:
+    """The faults of a seed. A single server without a cluster is one node and no worker, started again at once."""
+    rng = random.Random(f"faults {seed}")  # noqa: S311 - a plan, not a secret
+    single = nodes == 1 and workers == 0
+    planned: list[PlannedFault] = []
+    deck: list[str] = []
+    while len(planned) < count:
+        if not deck:
+            deck = list(_SINGLE_DECK if single else _CLUSTER_DECK)
+            rng.shuffle(deck)
+        card = deck.pop()
+        node = f"n{rng.randint(1, nodes)}"
+        target = {"worker": f"w{rng.randint(1, max(workers, 1))}", "valkey": "valkey", "postgres": "postgres"}
+        down = 0.0 if single else rng.uniform(0.2, 4)
+        if card == "pause":
+            down = 3 * lease_seconds + rng.uniform(0, 2)
+        kind = card if card in ("pause", "deploy") else "kill"
+        planned.append(PlannedFault(kind, target.get(card, node), rng.uniform(0.3, 3), down))
+    return planned
+
+
+class Faults:
+    """Does what was planned.
+
+    Args:
+        targets: the processes by name.
+        done: gets each fault when it strikes.
+        say: told about each.
+    """
+
+    def __init__(self, targets: Mapping[str, Child], done: list[Fault], say: Callable[[str], None]) -> None:
+        self._targets = targets
+        self._done = done
+        self._say = say
+        self._away: set[str] = set()
+        self._back = asyncio.Event()
+
+    async def inject(self, planned: list[PlannedFault]) -> None:
+        """One fault after the other; returns when every process is back.
+
+        Raises:
+            StartupError: a process did not come back.
+        """
+        async with asyncio.TaskGroup() as returns:
+            for number, fault in enumerate(planned, start=1):
+                await asyncio.sleep(fault.wait)
+                await self._until_safe(fault.target)
+                self._say(f"{number}/{len(planned)} {fault.kind} {fault.target}")
+                self._away.add(fault.target)
+                returns.create_task(self._strike(fault))
+
+    async def _until_safe(self, target: str) -> None:
+        """Until the target is there to be hit, and no only node that serves is: an empty house proves little."""
+        nodes = {name for name in self._targets if name.startswith("n")}
+        while target in self._away or (target in nodes and len(nodes) > 1 and len(nodes - self._away) == 1):
+            self._back.clear()
+            await self._back.wait()
+
+    async def _strike(self, planned: PlannedFault) -> None:
+        child = self._targets[planned.target]
+        fault = Fault(planned.kind, planned.target, time.time())
+        self._done.append(fault)
+        if planned.kind == "pause":
+            child.signal(signal.SIGSTOP)
+            await asyncio.sleep(planned.down)
+            child.signal(signal.SIGCONT)
+        else:
+            await self._end(planned.kind, child)
+            await asyncio.sleep(planned.down)
+            await child.start(seconds=_START_SECONDS)
+        fault.until = time.time()
+        self._away.discard(planned.target)
+        self._back.set()
+
+    async def _end(self, kind: str, child: Child) -> None:
+        if kind == "deploy":
+            await child.stop(seconds=_DRAIN_SECONDS)
+        elif isinstance(child, Postgres):
+            await child.crash()
+        else:
+            await child.kill()

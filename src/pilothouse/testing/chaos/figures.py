@@ -1,0 +1,111 @@
+"""The figures of a run of the harness, as a document and as text."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+from pilothouse.testing.chaos.check_work import model_calls, tool_calls
+from pilothouse.testing.chaos.evidence import Evidence, Sent, Violation
+from pilothouse.testing.chaos.scenarios import key_of
+
+
+def figures_of(evidence: Evidence, violations: Sequence[Violation], *, seconds: float) -> dict[str, Any]:
+    """Counts, and takeovers in seconds.
+
+    Args:
+        seconds: how long callers and faults were at it.
+    """
+    runs = [run for run in evidence.runs.values() if not str(key_of(run["message"])).startswith("next")]
+    states = Counter(run["state"] for run in runs)
+    failed = Counter(run["error"]["code"] for run in runs if run["state"] == "failed")
+    what = Counter(violation.what.partition(":")[0] for violation in violations)
+    takeovers = sorted(takeover_seconds(evidence))
+    return {
+        "seconds": round(seconds),
+        "faults": dict(Counter(f"{fault.kind} {fault.target.rstrip('0123456789')}" for fault in evidence.faults)),
+        "messages": len(evidence.sent),
+        "refused": dict(Counter(message.refused for message in evidence.sent if message.refused)),
+        "accepted": len(runs),
+        "taken_over": sum(run["attempt"] > 1 for run in runs),
+        "completed": states["completed"],
+        "failed": dict(failed),
+        "cancelled": states["cancelled"],
+        "lost": sum(v.promise == "P1" and v.what.startswith(("accepted and gone", "never ended")) for v in violations),
+        "model_calls": len(evidence.requests),
+        "model_calls_repeated": sum(v.what.startswith("a recorded response") for v in violations),
+        "model_calls_repeated_in_flight": sum(len(calls) - 1 for calls in model_calls(evidence).values()),
+        "tool_calls": len(evidence.tools),
+        "tool_calls_repeated": sum(v.what.startswith("a tool ran again") for v in violations),
+        "tool_calls_repeated_in_flight": sum(len(spans) - 1 for spans in tool_calls(evidence).values()),
+        "once_tools_repeated": sum(v.what.startswith("an effect=once") for v in violations),
+        "in_doubt": _in_doubt(evidence),
+        "streams": sum(bool(message.connections) for message in evidence.sent),
+        "reconnects": sum(max(0, len(message.connections) - 1) for message in evidence.sent),
+        "gaps": what["a gap"] + what["a fact that is not in the log"],
+        "duplicates": what["a duplicate"] + what["a step back"],
+        "wrong_texts": sum(v.promise == "P4" and "text" in v.what for v in violations),
+        "cancels": sum(message.stop is not None for message in evidence.sent),
+        "work_after_cancel": sum(v.promise == "P5" for v in violations),
+        "overlaps": sum(v.promise == "P6" for v in violations),
+        "conversations": len(evidence.transcripts),
+        "invalid_transcripts": sum(v.promise == "P7" for v in violations),
+        "takeovers_seen": len(takeovers),
+        "takeover_p50_seconds": _quantile(takeovers, 0.5),
+        "takeover_p99_seconds": _quantile(takeovers, 0.99),
+        "violations": len(violations),
+    }
+
+
+def takeover_seconds(evidence: Evidence) -> Iterator[float]:
+    """From the kill of a run's process to the first event of its next attempt, as callers saw it."""
+    for message in evidence.sent:
+        events = message.events
+        for before, after in pairwise(events):
+            waited = before.type == "approval.requested"
+            if after.place[0] > before.place[0] > 0 and not waited:
+                hit = _killed_at(evidence, message, since=before.at, until=after.at)
+                if hit is not None:
+                    yield after.at - hit
+
+
+def _killed_at(evidence: Evidence, message: Sent, *, since: float, until: float) -> float | None:
+    """When the process that last worked on the run was killed, if that is what happened."""
+    work = [(span.started, span.process) for span in evidence.tools if span.run_id == message.run_id]
+    work += [(request.started, request.process) for request in evidence.requests if request.key == message.key]
+    hits: list[float] = []
+    for fault in evidence.faults:
+        last = max((item for item in work if item[0] <= fault.at), default=None)
+        struck = last is not None and last[1] == fault.target and fault.kind == "kill"
+        if struck and since - 1 <= fault.at <= until:
+            hits.append(fault.at)
+    return max(hits, default=None)
+
+
+def _in_doubt(evidence: Evidence) -> int:
+    steps = [step for run in evidence.runs.values() for step in run["steps"] if step["kind"] == "tool"]
+    asked = {
+        (run_id, event.data["call_id"])
+        for run_id, log in evidence.logs.items()
+        for event in log
+        if event.type == "approval.requested" and event.data.get("reason") == "in_doubt"
+    }
+    return len(asked) + sum(step["error_code"] == "in_doubt" for step in steps)
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    if not values:
+        return None
+    return round(values[min(len(values) - 1, int(share * len(values)))], 2)
+
+
+def as_text(figures: dict[str, Any]) -> str:
+    """One line a figure."""
+    return "\n".join(f"{name.replace('_', ' '):>32}  {_shown(value)}" for name, value in figures.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = cast("dict[str, int]", value)
+        return ", ".join(f"{name} {count}" for name, count in sorted(pairs.items())) or "0"
+    return "-" if value is None else str(value)

@@ -1,0 +1,124 @@
+"""The whole play: set up, let people use it while faults strike, settle, read back, check."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from pilothouse.errors import StartupError
+from pilothouse.testing.chaos.api import Api
+from pilothouse.testing.chaos.callers import Caller
+from pilothouse.testing.chaos.check import Violation, check
+from pilothouse.testing.chaos.collect import model_requests, read_back, settle, tool_spans, try_next_turns
+from pilothouse.testing.chaos.evidence import Evidence
+from pilothouse.testing.chaos.faults import Faults, plan_faults
+from pilothouse.testing.chaos.figures import figures_of
+from pilothouse.testing.chaos.stage import Stage, set_up
+
+_SETTLE_SECONDS = 90
+
+
+def _silent(_text: str) -> None:
+    return
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChaosPlan:
+    """What to try.
+
+    Attributes:
+        app: `MODULE:APP` that serves the chaos agent.
+        folder: for data, logs and ledgers; a new one for each time.
+        clients: callers at the same time.
+        lease_seconds: in a cluster, silence after which runs are taken over.
+        say: told what happens, line by line.
+    """
+
+    app: str
+    folder: Path
+    kills: int
+    seed: int
+    cluster: bool = False
+    nodes: int = 3
+    workers: int = 2
+    clients: int = 6
+    lease_seconds: float = 10
+    say: Callable[[str], None] = _silent
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it: figures, broken promises, and the evidence they rest on."""
+
+    figures: dict[str, Any]
+    violations: list[Violation]
+    evidence: Evidence = field(repr=False)
+
+
+async def run_chaos(plan: ChaosPlan) -> Outcome:
+    """Do it.
+
+    Raises:
+        StartupError: something does not start, or does not come back after a fault.
+    """
+    if (plan.folder / "ledgers").exists():
+        raise StartupError(f"{plan.folder} holds an earlier run. Choose a new folder.")
+    nodes, workers = (plan.nodes, plan.workers) if plan.cluster else (1, 0)
+    evidence = Evidence(lease_seconds=plan.lease_seconds if plan.cluster else 0)
+    began = monotonic()
+    stage_of = set_up(
+        app=plan.app,
+        folder=plan.folder.absolute(),
+        nodes=nodes,
+        workers=workers,
+        lease_seconds=plan.lease_seconds,
+        cluster=plan.cluster,
+    )
+    async with stage_of as stage:
+        plan.say(f"ready after {monotonic() - began:.0f} s; {plan.clients} callers begin")
+        began = monotonic()
+        await _play(plan, stage, evidence)
+        lasted = monotonic() - began
+        plan.say("faults are over; every run has to end now")
+        await _gather(plan, stage, evidence)
+    evidence.requests = model_requests(stage.model_ledger)
+    evidence.tools = tool_spans(stage.tool_ledger)
+    violations = check(evidence)
+    return Outcome(figures_of(evidence, violations, seconds=lasted), violations, evidence)
+
+
+async def _play(plan: ChaosPlan, stage: Stage, evidence: Evidence) -> None:
+    """Callers and faults at the same time; returns when the last fault is over and callers have seen their ends."""
+    stop = asyncio.Event()
+    nodes, workers = (plan.nodes, plan.workers) if plan.cluster else (1, 0)
+    planned = plan_faults(
+        seed=plan.seed, count=plan.kills, nodes=nodes, workers=workers, lease_seconds=plan.lease_seconds
+    )
+    rngs = [random.Random(f"caller {plan.seed} {number}") for number in range(plan.clients)]  # noqa: S311 - a plan
+    apis = [Api(stage.urls, stage.token, rng) for rng in rngs]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, (api, rng) in enumerate(zip(apis, rngs, strict=True)):
+                group.create_task(Caller(f"c{number}", api, rng, evidence.sent).until(stop))
+            await Faults(stage.processes, evidence.faults, plan.say).inject(planned)
+            stop.set()
+    except* StartupError as errors:
+        raise StartupError(str(errors.exceptions[0])) from errors
+    finally:
+        for api in apis:
+            await api.close()
+
+
+async def _gather(plan: ChaosPlan, stage: Stage, evidence: Evidence) -> None:
+    api = Api(stage.urls, stage.token, random.Random(plan.seed))  # noqa: S311 - which node is asked
+    try:
+        runs = await settle(api, seconds=_SETTLE_SECONDS + 4 * evidence.lease_seconds)
+        plan.say(f"reading back {len(runs)} runs")
+        await read_back(api, evidence, runs)
+        plan.say(f"one more turn in each of {len(evidence.transcripts)} conversations")
+        await try_next_turns(api, evidence)
+    finally:
+        await api.close()
