@@ -40,16 +40,17 @@ async def main(folder: Path) -> None:
 
 async def fill(database: Database) -> None:
     """Conversations with runs at every kind of prefix."""
-    async with Node(database, agent_for(World())) as node:
+    async with Node(database, agent_for(World(step_seconds=0.05))) as node:
         first = await node.finish("case 0 text")
-        assert first.state == "completed"
+        if first.state != "completed":
+            raise RuntimeError(first)
     writes = await count_writes(database, "case 1 whole")
     for at in range(1, writes):
         await cut(database, f"case 2 cut {at}", at)
         await cut(database, f"case 3 stream {at}", at, stream=True)
     for at in range(1, 3):
         await cut(database, f"case 4 text {at}", at)
-    async with Node(database, agent_for(World())) as node:
+    async with Node(database, agent_for(World(step_seconds=0.05))) as node:
         earlier = await node.start("case 5 whole")
         await node.runs.wait(local_principal(), earlier)
         asking = await node.start("case 6 ask", conversation_id=earlier.conversation_id)
@@ -61,7 +62,7 @@ async def fill(database: Database) -> None:
 async def count_writes(database: Database, message: str) -> int:
     """How many writes a run takes."""
     counting: Any = CutDatabase(database)
-    async with Node(counting, agent_for(World())) as node:
+    async with Node(counting, agent_for(World(step_seconds=0.05))) as node:
         await node.finish(message)
         return counting.writes
 
@@ -69,7 +70,7 @@ async def count_writes(database: Database, message: str) -> int:
 async def cut(database: Database, message: str, at: int, *, stream: bool = False) -> None:
     """Run a message in a process that dies right after a write."""
     dying: Any = CutDatabase(database, at=at)
-    node = Node(dying, agent_for(World()))
+    node = Node(dying, agent_for(World(step_seconds=0.05)))
     starting = asyncio.ensure_future(node.start(message, stream=stream))
     await asyncio.wait([starting])
     tasks = [] if starting.exception() is not None else [starting.result().task]

@@ -1,5 +1,6 @@
 """The agent whose unfinished runs are kept as fixtures, and the world it acts on. Its behaviour must not change."""
 
+import asyncio
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,14 +15,18 @@ from pilothouse.tools import current_tool_call, tool
 
 @dataclass
 class World:
-    """What was asked and done. `asked` counts model requests by (case, responses before it)."""
+    """What was asked and done. `asked` counts model requests by (case, responses before it).
+
+    `step_seconds` apart the tools of one response end, so that each has a transaction of its own.
+    """
 
     asked: Counter[tuple[str, int]] = field(default_factory=Counter)
     executed: list[tuple[str, str]] = field(default_factory=list)
+    step_seconds: float = 0
 
 
 def agent_for(world: World) -> Agent[Any, Any]:
-    """A user's message `case <name>` gets three calls, then (for names with `ask`) one that needs a person, then text."""
+    """A user's message `case <name>` gets three calls, then (for `ask`) one that needs a person, then text."""
 
     def answer(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
         last = max(n for n, message in enumerate(messages) if any(isinstance(p, UserPromptPart) for p in message.parts))
@@ -53,10 +58,12 @@ def agent_for(world: World) -> Agent[Any, Any]:
 
     @tool(effect="once", in_doubt="tell_model")
     async def pay(item: str) -> str:
+        await asyncio.sleep(world.step_seconds)
         return done("pay", item)
 
     @tool(effect="idempotent")
     async def mark(item: str) -> str:
+        await asyncio.sleep(2 * world.step_seconds)
         return done("mark", item)
 
     @tool(effect="once", approval=True)
