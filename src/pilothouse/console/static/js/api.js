@@ -29,7 +29,7 @@ export async function ask(method, path, { body, headers = {}, signal, accept = "
   } catch (error) {
     if (error.name === "AbortError") throw error;
     if (error instanceof TypeError && /header|ByteString/i.test(error.message)) {
-      throw new Problem({ status: 401, code: "unauthenticated", detail: "This is not a token: it holds characters a token can't have." });
+      throw new Problem({ code: "malformed_token", detail: "This is not a token: it holds characters a token can't have." });
     }
     signals.dispatchEvent(new Event("unreachable"));
     throw new Problem({ code: "network", retryable: true, detail: "The server can't be reached. Check the connection and try again." });

@@ -57,7 +57,12 @@ export function promptDialog({ title, label, value, action }) {
   const input = h("input", { type: "text", class: "field", id: "dialog-field", maxlength: 200, autocomplete: "off" });
   input.value = value;
   const yes = h("button", { type: "button", class: "button primary" }, action);
-  input.addEventListener("keydown", (event) => event.key === "Enter" && !event.isComposing && yes.click());
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.isComposing) return;
+    // Focus goes back to the button that asked; this Enter must not press it again.
+    event.preventDefault();
+    yes.click();
+  });
   const body = [h("label", { class: "field-label", for: "dialog-field" }, label), input];
   return openDialog({ title, body, yes, read: () => input.value.trim() || null, ready: () => input.select() });
 }

@@ -107,7 +107,8 @@ export class AnswerView {
     this.usage = data.usage ?? null;
     this.cost = data.cost_usd ?? null;
     this.#over("cancelled");
-    if (this.live) announce("The answer is complete.");
+    const end = () => announce("The answer is complete.");
+    if (this.live) [...this.steps.values()].at(-1)?.smooth.afterwards(end);
   }
 
   failed(data) {

@@ -6,7 +6,7 @@ const AT_LEAST = 2;
 export class Smooth {
   /** @param {(text: string, finished: boolean) => void} show draws the text so far. */
   constructor(show) {
-    Object.assign(this, { show, target: "", shown: 0, finished: false, frame: null });
+    Object.assign(this, { show, target: "", shown: 0, finished: false, frame: null, then: null });
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
   }
 
@@ -21,6 +21,12 @@ export class Smooth {
     this.target = text;
     this.finished = true;
     this.#wake();
+  }
+
+  /** Calls back once the whole text is shown. */
+  afterwards(call) {
+    if (this.finished && this.shown === this.target.length) call();
+    else this.then = call;
   }
 
   /** Shows everything now. */
@@ -54,6 +60,10 @@ export class Smooth {
   #draw() {
     if (this.frame !== null) cancelAnimationFrame(this.frame);
     this.frame = null;
-    this.show(this.target.slice(0, this.shown), this.finished && this.shown === this.target.length);
+    const whole = this.finished && this.shown === this.target.length;
+    this.show(this.target.slice(0, this.shown), whole);
+    if (!whole) return;
+    this.then?.();
+    this.then = null;
   }
 }

@@ -73,7 +73,7 @@ export class ToolCard {
   recorded({ state, duration_ms: ms, error_code: code }) {
     this.#say(RECORDED[state] ?? this.state);
     this.time.textContent = duration(ms);
-    if (this.state === "error" && code) this.preview.textContent = code;
+    if (this.state === "error" && code) this.status.textContent = `${WORDS.error}: ${code.replaceAll("_", " ")}`;
   }
 
   finished({ status, result, error, duration_ms: ms }) {

@@ -32,6 +32,10 @@ export class RunsRoom {
     clearInterval(this.timer);
   }
 
+  conversationsChanged() {
+    if (this.items.length) this.#draw();
+  }
+
   #choice(name) {
     return h("a", { class: "filter", href: name ? `#/runs?state=${name}` : "#/runs", "aria-current": name === this.wanted ? "true" : null }, name ? stateWord(name) : "All");
   }
@@ -62,7 +66,8 @@ export class RunsRoom {
 
   #draw() {
     const focused = document.activeElement?.closest?.("a")?.getAttribute("href");
-    this.list.replaceChildren(...this.items.map(row));
+    const titles = new Map(this.app.conversations.map((item) => [item.id, item.title]));
+    this.list.replaceChildren(...this.items.map((run) => row(run, titles.get(run.conversationId))));
     if (focused) this.list.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
     toggle(this.more, this.next !== null);
     this.state.replaceChildren();
@@ -72,13 +77,14 @@ export class RunsRoom {
   }
 }
 
-function row(run) {
+function row(run, title) {
+  const facts = [title && run.agent, run.model, run.error?.message];
   const tokens = run.inputTokens === null ? null : `${count(run.inputTokens)} in, ${count(run.outputTokens)} out`;
   return h(
     "li",
     { class: "row run-row" },
     badge(run.state),
-    h("a", { class: "row-link", href: `#/runs/${run.id}` }, h("span", { class: "row-title" }, run.agent ?? run.id), h("span", { class: "row-facts" }, [run.model, run.error?.message].filter(Boolean).join(" · "))),
+    h("a", { class: "row-link", href: `#/runs/${run.id}` }, h("span", { class: "row-title", dir: "auto" }, title ?? run.agent ?? run.id), h("span", { class: "row-facts" }, facts.filter(Boolean).join(" · "))),
     h("span", { class: "row-number" }, run.ms === null ? "" : duration(run.ms)),
     h("span", { class: "row-number wide-only" }, tokens ?? ""),
     h("span", { class: "row-number" }, cost(run.cost) ?? ""),

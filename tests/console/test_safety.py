@@ -1,0 +1,125 @@
+import pytest
+from playwright.async_api import expect
+from tests.console.scripts import LONG_WORD, NASTY
+from tests.console.visitor import Visitor
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_text_of_a_model_never_becomes_markup_or_code(visitor: Visitor) -> None:
+    await visitor.ask("nasty")
+    await visitor.page.reload()
+    await visitor.at_rest()
+    prose = visitor.answer.locator(".prose")
+    assert await prose.locator("script, img, iframe, style, object, embed, form, [onerror], [style]").count() == 0
+    assert await visitor.page.evaluate("window.pwned") is None
+    for text in (
+        "<script>window.pwned = 1</script>",
+        'onerror="window.pwned = 2"',
+        "<b>x</b>",
+        LONG_WORD,
+        "مرحبا بالعالم",
+        "👩🏽‍🚀",
+    ):
+        await expect(prose).to_contain_text(text)
+
+
+async def test_links_of_a_model_lead_to_the_web_only_and_take_nothing_along(visitor: Visitor) -> None:
+    await visitor.ask("nasty")
+    links = visitor.answer.locator(".prose a")
+    found = await links.evaluate_all("nodes => nodes.map(n => [n.getAttribute('href'), n.rel, n.target])")
+    addresses = ["https://example.com/a?b=1", "https://evil.example/p.gif", "https://evil.example"]
+    assert found == [[address, "noopener noreferrer", "_blank"] for address in addresses]
+
+
+async def test_markdown_is_drawn_as_what_it_says(visitor: Visitor) -> None:
+    await visitor.ask("nasty")
+    prose = visitor.answer.locator(".prose")
+    for selector, text in (
+        ("strong", "bold"),
+        ("em", "italic"),
+        ("s", "old"),
+        ("p code", "code"),
+        ("ul ul ol li", "deep"),
+    ):
+        await expect(prose.locator(selector)).to_have_text(text)
+    assert await prose.locator("table td").all_inner_texts() == ["<b>x</b>", "1", "y | z", "2"]
+    await expect(prose.locator("blockquote")).to_contain_text("quoted <iframe")
+    await expect(prose.locator("pre")).to_have_text("<script>window.pwned = 5</script>")
+
+
+async def test_a_text_that_grew_is_drawn_like_one_that_came_whole(visitor: Visitor) -> None:
+    script = """async (text) => {
+        const base = document.querySelector('script[type=module]').src.replace('app.js', 'markdown/markdown.js');
+        const { GrowingMarkdown, markdown } = await import(base);
+        const holder = document.createElement('div');
+        holder.append(...markdown(text));
+        const differences = [];
+        for (const size of [1, 2, 7, 31]) {
+            const blocks = [];
+            const growing = new GrowingMarkdown((block) => blocks.push(block));
+            for (let at = 0; at < text.length; at += size) growing.set(text.slice(0, at + size));
+            growing.set(text, true);
+            if (growing.element.innerHTML !== holder.innerHTML) differences.push(size);
+            if (blocks.length !== holder.children.length) differences.push(`${size}: ${blocks.length} blocks told`);
+        }
+        return differences;
+    }"""
+    more = (
+        "1. a\n2. b\n\n   still b\n3. c\n\n# Title\ntext\n#tag\n\n---\n"
+        "- [x] done\n- [ ] open\r\n\tcode\n~~~\nnever closed\n\n- x"
+    )
+    assert await visitor.page.evaluate(script, f"{NASTY}\n{more}") == []
+
+
+async def test_hostile_markdown_does_not_hang_the_page(visitor: Visitor) -> None:
+    script = """async (texts) => {
+        const base = document.querySelector('script[type=module]').src.replace('app.js', 'markdown/markdown.js');
+        const { markdown } = await import(base);
+        const slow = [];
+        for (const text of texts) {
+            const began = performance.now();
+            markdown(text);
+            if (performance.now() - began > 1500) slow.push([text.slice(0, 20), performance.now() - began]);
+        }
+        return slow;
+    }"""
+    size = 20_000
+    openers = ("*a ", "**a ", "***a ", "_a", "~~a", "`", "``a`", "[", "![](", "[a](", "((", "<", "https://")
+    parts = (*openers, "> ", "- ", "1. ", "# ", "|a", "\\")
+    texts = [part * (size // len(part)) for part in parts]
+    texts += [
+        "\n".join("  " * n + "- x" for n in range(400)),
+        ">" * size,
+        "|a" * 200 + "\n" + "|-" * 200 + "\n" + "|b" * size,
+    ]
+    assert await visitor.page.evaluate(script, texts) == []
+
+
+async def test_the_page_asks_no_other_host_and_violates_no_policy(visitor: Visitor) -> None:
+    await visitor.page.evaluate(
+        """() => {
+            window.broken = [];
+            addEventListener('securitypolicyviolation', (event) => window.broken.push(event.violatedDirective));
+        }"""
+    )
+    await visitor.ask("nasty")
+    await visitor.ask("tools")
+    await visitor.answer.get_by_role("link", name="Details").click()
+    await expect(visitor.page.locator(".step-row")).to_have_count(4)
+    for room in ("Runs", "Conversations"):
+        await visitor.link(room).click()
+        await expect(visitor.page.locator(".row").first).to_be_visible()
+    assert await visitor.page.evaluate("window.broken") == []
+    assert visitor.faults() == []
+
+
+async def test_the_policy_would_stop_what_slips_through(visitor: Visitor) -> None:
+    await visitor.page.evaluate("""() => {
+        const script = document.createElement('script');
+        script.textContent = 'window.pwned = 1';
+        document.body.append(script);
+    }""")
+    assert await visitor.page.evaluate("window.pwned") is None
+    assert any("Content Security Policy" in fault for fault in visitor.faults())
+    visitor.faults().clear()
