@@ -1,4 +1,4 @@
-"""P4: a stream continued from any event brings exactly the rest; leaving is not cancelling; slow readers cost nothing."""
+"""P4: a stream continued from any event brings exactly the rest; leaving is not cancelling; slow readers are free."""
 
 import asyncio
 from collections.abc import Sequence
@@ -155,11 +155,13 @@ async def test_the_log_can_be_read_as_a_page(database_url):
 
 async def test_silence_is_filled_with_heartbeats(sqlite_url):
     script = Script(turns=[Turn(text="Hello.", gate="quiet")])
-    async with running(sqlite_url, script, server={"console": False, "heartbeat_seconds": 0.05}) as server:
-        async with server.stream("hi") as stream:
-            reader = asyncio.create_task(stream.rest())
-            async with asyncio.timeout(10):
-                while stream.comments < 4:
-                    await asyncio.sleep(0.01)
-            server.provider.release("quiet")
-            assert (await reader)[-1].type == "run.completed"
+    async with (
+        running(sqlite_url, script, server={"console": False, "heartbeat_seconds": 0.05}) as server,
+        server.stream("hi") as stream,
+    ):
+        reader = asyncio.create_task(stream.rest())
+        async with asyncio.timeout(10):
+            while stream.comments < 4:
+                await asyncio.sleep(0.01)
+        server.provider.release("quiet")
+        assert (await reader)[-1].type == "run.completed"

@@ -129,18 +129,20 @@ async def test_cancelling_stops_the_tools_and_says_what_took_effect(database_url
 
 async def test_a_tool_in_a_thread_does_not_hold_up_a_cancel(database_url):
     tools = Tools()
-    async with running(database_url, calling(ToolCall(name="block")), setup=tools.agent()) as server:
-        async with server.stream("go") as stream:
-            await stream.until("tool.started")
-            await asyncio.to_thread(tools.thread_entered.wait, 10)
-            async with asyncio.timeout(5):
-                cancelled = await server.cancel(stream.run_id)
-            assert not tools.thread_done.is_set()
-            tools.thread_go_on.set()
-            assert cancelled["took_effect"] == [
-                {"tool": "block", "call_id": cancelled["took_effect"][0]["call_id"], "status": "in_doubt"}
-            ]
-            await check_whole(server, stream.conversation_id)
+    async with (
+        running(database_url, calling(ToolCall(name="block")), setup=tools.agent()) as server,
+        server.stream("go") as stream,
+    ):
+        await stream.until("tool.started")
+        await asyncio.to_thread(tools.thread_entered.wait, 10)
+        async with asyncio.timeout(5):
+            cancelled = await server.cancel(stream.run_id)
+        assert not tools.thread_done.is_set()
+        tools.thread_go_on.set()
+        assert cancelled["took_effect"] == [
+            {"tool": "block", "call_id": cancelled["took_effect"][0]["call_id"], "status": "in_doubt"}
+        ]
+        await check_whole(server, stream.conversation_id)
 
 
 async def test_a_tool_in_a_thread_does_not_hold_up_its_timeout(database_url):

@@ -62,18 +62,20 @@ async def test_queued_messages_are_answered_in_the_order_they_came(database_url)
 
 async def test_the_queue_of_a_conversation_is_bounded(database_url):
     tools = Tools()
-    async with running(database_url, calling(HOLD), setup=tools.agent(), runs={"queue_length": 2}) as server:
-        async with server.stream("go") as first:
-            await tools.entered.wait()
-            body = {"message": "next", "conversation_id": first.conversation_id, "on_busy": "queue"}
-            async with (
-                server.session.post("/v1/chat/stream", json=body),
-                server.session.post("/v1/chat/stream", json=body),
-            ):
-                response = await server.send(**body)
-                assert (response.status_code, response.json()["code"]) == (429, "conversation_queue_full")
-                tools.go_on.set()
-                await first.rest()
+    async with (
+        running(database_url, calling(HOLD), setup=tools.agent(), runs={"queue_length": 2}) as server,
+        server.stream("go") as first,
+    ):
+        await tools.entered.wait()
+        body = {"message": "next", "conversation_id": first.conversation_id, "on_busy": "queue"}
+        async with (
+            server.session.post("/v1/chat/stream", json=body),
+            server.session.post("/v1/chat/stream", json=body),
+        ):
+            response = await server.send(**body)
+            assert (response.status_code, response.json()["code"]) == (429, "conversation_queue_full")
+            tools.go_on.set()
+            await first.rest()
 
 
 async def test_an_interrupt_stops_what_runs_and_what_waits_and_goes_first(database_url):

@@ -1,5 +1,6 @@
 """What conversations look like on the wire."""
 
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -39,6 +40,15 @@ def _example(value: dict[str, Any], *, extra: Literal["ignore", "forbid"] = "ign
     return ConfigDict(extra=extra, json_schema_extra={"examples": [value]})
 
 
+def is_finite_json(value: Any) -> bool:
+    """Whether a parsed value can be written as strict JSON again: without NaN and infinities."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
 class NewConversation(BaseModel):
     """A conversation to begin without a message."""
 
@@ -51,6 +61,8 @@ class NewConversation(BaseModel):
     @field_validator("metadata")
     @classmethod
     def _bounded(cls, metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+        if metadata and not is_finite_json(metadata):
+            raise ValueError("metadata holds a number JSON has no word for, such as NaN")
         if metadata is not None and len(dumps(metadata)) > MOST_METADATA_BYTES:
             raise ValueError(f"metadata is at most {MOST_METADATA_BYTES} bytes of JSON")
         return metadata

@@ -1,9 +1,11 @@
 """What chat and run requests and answers look like on the wire."""
 
+import base64
 from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_validator
 
+from pilothouse.conversations.schemas import is_finite_json
 from pilothouse.kit.jsons import dumps
 from pilothouse.runs.states import OnBusy, RunKind, RunState
 
@@ -75,6 +77,24 @@ def not_blank(message: str) -> str:
     return message
 
 
+def _from_base64(value: Any) -> Any:
+    """Strict, where Python's own reading skips what is not base64; line breaks are allowed."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return base64.b64decode("".join(value.split()), validate=True)
+    except ValueError:
+        raise ValueError("this is not base64") from None
+
+
+Base64 = Annotated[
+    bytes,
+    BeforeValidator(_from_base64),
+    PlainSerializer(lambda data: base64.b64encode(data).decode(), return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "base64"}),
+]
+
+
 class AttachmentIn(BaseModel):
     """An image or document, as far as the model takes them."""
 
@@ -85,7 +105,7 @@ class AttachmentIn(BaseModel):
         examples=["image/png"],
         description="image/png, jpeg, gif or webp; application/pdf; text/plain, markdown, csv or html.",
     )
-    data: Base64Bytes = Field(description="The bytes, base64.")
+    data: Base64 = Field(description="The bytes, base64.")
     name: str | None = Field(default=None, max_length=200)
 
 
@@ -125,6 +145,8 @@ class ChatRequest(BaseModel):
     @field_validator("context")
     @classmethod
     def _bounded(cls, context: dict[str, Any]) -> dict[str, Any]:
+        if context and not is_finite_json(context):
+            raise ValueError("context holds a number JSON has no word for, such as NaN")
         if len(dumps(context)) > MOST_CONTEXT_BYTES:
             raise ValueError(f"context is at most {MOST_CONTEXT_BYTES} bytes of JSON")
         return context

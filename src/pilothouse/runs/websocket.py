@@ -30,6 +30,7 @@ log = get_logger(__name__)
 
 _MOST_RUNS = 20
 _NEW = "new"
+_CANCEL = "cancel:"
 
 
 class MessageFrame(ChatRequest):
@@ -132,8 +133,9 @@ class _Socket:
 
     async def close(self) -> None:
         """Follow nothing more; stop the runs that were to end with this socket."""
-        for task in self._following.values():
-            task.cancel()
+        for name, task in self._following.items():
+            if not name.startswith(_CANCEL):  # what was asked for is done, though its sender has left
+                task.cancel()
         await asyncio.gather(*self._following.values(), return_exceptions=True)
         for run_id in self._to_cancel:
             await self._runs.cancel(self._principal, run_id, reason="its caller left")
@@ -171,7 +173,7 @@ class _Socket:
             if run_id is None:
                 raise InvalidRequest("There is no run to cancel on this socket yet.", code="nothing_to_cancel")
             # As a task: this socket goes on reading and showing events while the run comes to its end.
-            self._following[f"cancel:{run_id}"] = asyncio.create_task(self._cancel(run_id))
+            self._following[f"{_CANCEL}{run_id}"] = asyncio.create_task(self._cancel(run_id))
 
     async def _start(self, frame: MessageFrame) -> None:
         request = frame.model_copy(update={"conversation_id": frame.conversation_id or self._conversation_id})
@@ -216,7 +218,10 @@ class _Socket:
         try:
             await self._runs.cancel(self._principal, run_id)
         except PilothouseError as error:
-            await self._send_error(error)
+            try:
+                await self._send_error(error)
+            except (WebSocketDisconnect, RuntimeError):
+                return  # the client left meanwhile
 
     async def _send(self, frame: dict[str, Any]) -> None:
         async with self._sending:
