@@ -120,7 +120,9 @@ def _held_figures(made: Rig, server: Server, count: int) -> Figures:
 def _held(made: Rig, server: Server, count: int) -> Generator[None]:
     """So many streams that have begun and then say nothing until the end of the block."""
     made.provider.hold(HOLD_GATE)
-    job = job_for(server, ASK_HELD, stream=True, count=count, clients=_OPENING_AT_ONCE, first=FIRST_WORD, last="")
+    job = job_for(
+        server, ASK_HELD, stream=True, count=count, clients=_OPENING_AT_ONCE, first=FIRST_WORD, last="", seconds=120
+    )
     try:
         result = made.load.run({**job, "kind": "hold"})
         if result["errors"]:
@@ -128,7 +130,7 @@ def _held(made: Rig, server: Server, count: int) -> Generator[None]:
         yield
     finally:
         made.provider.release(HOLD_GATE)
-        made.load.run({"kind": "end"})
+    made.load.run({"kind": "end"})
 
 
 @contextlib.contextmanager

@@ -196,7 +196,11 @@ async def _serve() -> None:
             job: Job = json.loads(line)
             if job["kind"] == "hold":
                 result = Result()
-                await held.open(held_session, job, result)
+                try:
+                    async with asyncio.timeout(job["seconds"]):
+                        await held.open(held_session, job, result)
+                except TimeoutError:
+                    result.fail(f"only {len(result.durations)} streams had begun after {job['seconds']} s")
                 answer = result.document(0, 0)
             elif job["kind"] == "end":
                 await held.end()

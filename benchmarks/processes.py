@@ -1,5 +1,6 @@
 """The processes of a benchmark: provider, load and servers. All end with the harness, however it ends."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -41,6 +42,7 @@ class Process:
             stdin=subprocess.PIPE if pipe else subprocess.DEVNULL,
             stdout=subprocess.PIPE if pipe else self._log,
             stderr=self._log,
+            start_new_session=True,  # Ctrl-C is for the harness, which stops them in order
             preexec_fn=_on_core(core),  # noqa: PLW1509 - the harness has one thread
         )
 
@@ -84,7 +86,8 @@ class Process:
                 self.popen.wait()
         for stream in (self.popen.stdin, self.popen.stdout, self._log):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
     def __enter__(self) -> Self:
         return self
