@@ -94,7 +94,7 @@ async def tool_step(run: ActiveRun, call: ToolCallPart, args: dict[str, Any], ha
     """One tool call: a recorded result is returned as it was, anything else runs between its intent and its result."""
     recorded = run.recorded.get(call.tool_call_id)
     if recorded is not None:
-        return _replay(recorded)
+        return recorded_value(recorded)
     opened = run.open_calls[call.tool_call_id]
     policy = run.policy(call.tool_name)
     opened.effect = policy.effect
@@ -316,7 +316,7 @@ def _retried(call: ToolCallPart, message: str) -> ToolReturnPart:
     return ToolReturnPart(call.tool_name, message, tool_call_id=call.tool_call_id, outcome="retried")
 
 
-def _replay(row: StoredMessage) -> Any:
+def recorded_value(row: StoredMessage) -> Any:
     """What the loop was given when the result was recorded."""
     [message] = decode([row])
     if not isinstance(message, ModelRequest):
