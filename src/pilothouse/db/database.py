@@ -6,13 +6,9 @@ a connection while it waits for a model or a client (docs/decisions/0003-units-o
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, make_url
-from sqlalchemy.exc import ArgumentError
-
-from pilothouse.errors import StartupError
+from sqlalchemy import Connection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +17,7 @@ Unit = Callable[Concatenate[Connection, P], T]
 
 
 class Database(Protocol):
-    """What both adapters promise. Open it with `open_database`."""
+    """What both adapters promise. Open it with `pilothouse.db.open_database`."""
 
     @property
     def dialect(self) -> str:
@@ -50,32 +46,3 @@ class Database(Protocol):
     async def close(self) -> None:
         """Finish what was accepted, then let go of all connections."""
         ...
-
-
-async def open_database(url: str, *, pool_size: int = 5) -> Database:
-    """Connect to `sqlite:///path` or `postgresql://user:password@host/name`.
-
-    Raises:
-        StartupError: the address is malformed, names another database, or can't be reached.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise StartupError(
-            "PILOTHOUSE_DATABASE_URL is not a database address. "
-            "Use sqlite:///path/to/file.db or postgresql://user:password@host:5432/name."
-        ) from None
-    backend = parsed.get_backend_name()
-    if backend == "sqlite":
-        from pilothouse.db.sqlite import SqliteDatabase  # noqa: PLC0415 - each adapter only where it is used
-
-        if not parsed.database or parsed.database == ":memory:":
-            raise StartupError("PILOTHOUSE_DATABASE_URL names no file. Use sqlite:///path/to/file.db.")
-        return SqliteDatabase.open(Path(parsed.database))
-    if backend in {"postgresql", "postgres"}:
-        from pilothouse.db.postgres import PostgresDatabase  # noqa: PLC0415 - needs the `postgres` extra
-
-        return await PostgresDatabase.open(parsed, pool_size=pool_size)
-    raise StartupError(
-        f"PILOTHOUSE_DATABASE_URL names {backend}, which is not supported. Use sqlite:/// or postgresql://."
-    )
