@@ -62,6 +62,8 @@ class Reaper:
             if crashes >= SUSPECT_CRASHES and self._executor.has_suspect:
                 continue
             taken += await self._executor.resume(run_id, states=("running",), if_attempt=attempt) is not None
+        for run_id in await self._database.read(repository.answered, agents):
+            taken += await self._executor.resume(run_id, states=("awaiting_input",)) is not None
         for conversation_id in await self._database.read(repository.conversations_waiting, agents):
             following = await self._database.read(repository.next_queued, conversation_id)
             if following is not None:

@@ -180,6 +180,22 @@ def conversations_waiting(connection: Connection, agents: Sequence[str]) -> list
     )
 
 
+def answered(connection: Connection, agents: Sequence[str]) -> list[str]:
+    """Runs of these agents that rest although nothing waits for a person any more, or somebody wants them stopped: the
+    process that took the answer ended before it could go on.
+    """
+    waiting = select(steps.c.run_id).where(steps.c.run_id == runs.c.id, steps.c.state == "waiting").exists()
+    return list(
+        connection.execute(
+            select(runs.c.id).where(
+                runs.c.state == "awaiting_input",
+                runs.c.agent.in_(agents),
+                or_(~waiting, runs.c.cancel_requested_at.is_not(None)),
+            )
+        ).scalars()
+    )
+
+
 def request_cancel(connection: Connection, tenant: str, owner: str, run_id: str, now: int) -> Row[Any] | None:
     """Record that the caller wants the run stopped; the run as it now is, None where there is none."""
     return connection.execute(
