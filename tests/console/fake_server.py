@@ -38,6 +38,7 @@ class FakeServer:
         self.keys: dict[str, str] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.drop = asyncio.Event()
+        self.accepted: set[str | None] = {f"Bearer {TOKEN}"}
         self.app = self._build()
         config = uvicorn.Config(
             self.app, port=0, log_level="warning", ws="none", lifespan="off", timeout_graceful_shutdown=1
@@ -152,7 +153,7 @@ class FakeServer:
         app = FastAPI()
         mount_console(app)
 
-        app.add_middleware(Gatekeeper, requests=self.requests)
+        app.add_middleware(Gatekeeper, requests=self.requests, accepted=self.accepted)
         self._identity_routes(app)
         self._chat_routes(app)
         self._conversation_routes(app)
@@ -266,8 +267,9 @@ class FakeServer:
 class Gatekeeper:
     """Notes every request to the API and lets none in without the token."""
 
-    def __init__(self, app: ASGIApp, requests: list[tuple[str, dict[str, str]]]) -> None:
+    def __init__(self, app: ASGIApp, requests: list[tuple[str, dict[str, str]]], accepted: set[str | None]) -> None:
         self.app = app
+        self.accepted = accepted
         self.requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -275,7 +277,7 @@ class Gatekeeper:
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
             headers = dict(Headers(scope=scope))
             self.requests.append((f"{scope['method']} {scope['path']}", headers))
-            if headers.get("authorization") != f"Bearer {TOKEN}":
+            if headers.get("authorization") not in self.accepted:
                 app = problem(401, "unauthenticated", "The token is wrong.")
         await app(scope, receive, send)
 

@@ -56,3 +56,10 @@ async def test_a_link_with_a_bad_token_does_not_sign_out(visitor: Visitor) -> No
     await expect(visitor.page.get_by_text("still signed in as before")).to_be_visible()
     await expect(visitor.box).to_be_visible()
     assert "token" not in visitor.page.url
+
+
+async def test_a_server_of_ones_own_that_asks_for_no_token_needs_no_sign_in(stranger: Visitor) -> None:
+    stranger.server.accepted.add(None)
+    await stranger.open()
+    await stranger.ask("hello")
+    await expect(stranger.answer).to_contain_text("offline model of the tests")

@@ -120,8 +120,7 @@ export class AnswerView {
 
   cancelled(data) {
     this.#over("cancelled");
-    const done = (data.took_effect ?? []).map((item) => item.tool).join(", ");
-    this.end.append(h("p", { class: "stopped" }, icon("info"), done ? `Stopped. These still took effect: ${done}.` : "Stopped."));
+    this.end.append(h("p", { class: "stopped" }, icon("info"), stoppedSentence(data.took_effect ?? [])));
     if (this.live) announce("Stopped.");
   }
 
@@ -205,6 +204,13 @@ export class AnswerView {
     this.over = true;
     this.footer();
   }
+}
+
+/** What changed something although the run was stopped, and what may have. */
+function stoppedSentence(effects) {
+  const names = (wanted) => effects.filter((item) => (item.status === "in_doubt") === wanted).map((item) => item.tool).join(", ");
+  const [sure, unsure] = [names(false), names(true)];
+  return ["Stopped.", sure && `Took effect before: ${sure}.`, unsure && `May have taken effect: ${unsure}.`].filter(Boolean).join(" ");
 }
 
 const HANDLERS = {
