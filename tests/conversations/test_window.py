@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_ai.messages import (
     ModelMessage,
@@ -71,6 +71,7 @@ def check_whole(history: Sequence[ModelMessage]) -> None:
 turn_lists = st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(
     turns=turn_lists,
     tokens=st.lists(st.integers(0, 40), min_size=1, max_size=5),
@@ -95,12 +96,14 @@ def test_a_cut_keeps_what_is_pinned_and_newest_and_never_tears_a_call_from_its_r
         assert sum(row.tokens for row in kept) <= max(budget, sum(r.tokens for r in rows if r.turn >= len(turns)))
 
 
+@settings(deadline=None)
 @given(turns=turn_lists)
 def test_what_fits_is_not_cut(turns):
     rows = stored(turns)
     assert fit(rows, 10_000, keep_from_turn=len(turns)) == (rows, None)
 
 
+@settings(deadline=None)
 @given(turns=turn_lists, missing=st.sets(st.integers(0, 3)))
 def test_an_open_tail_is_taken_apart_and_nothing_else(turns, missing):
     rows = stored(turns)

@@ -115,10 +115,11 @@ async def test_what_a_tool_met_is_told_to_the_model_in_a_structure(sqlite_url, n
 async def test_a_model_that_does_not_answer_in_time_is_given_up(sqlite_url):
     script = always(Turn(hang=True))
     groups = {"models": {"default": "openai:scripted", "check": False, "attempts": 1}}
-    async with running(sqlite_url, script, setup=limited(model_timeout_seconds=0.2), **groups) as server:
+    async with running(sqlite_url, script, setup=limited(model_timeout_seconds=1.5), **groups) as server:
         response = await server.send("go")
         assert response.json()["code"] == "provider_timeout"
         assert response.json()["retryable"] is True
+        await server.provider.wait_for_finished(1)
         assert server.provider.requests[0].outcome == "client_disconnected"
 
 
