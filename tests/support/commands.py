@@ -4,6 +4,7 @@ import asyncio
 import os
 import pty
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -116,7 +117,7 @@ async def started(
         yield command
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with the children of one that reloads
         await command.ended()
         if transport is not None:
             transport.close()

@@ -192,7 +192,6 @@ def _run_reloading(options: Options) -> None:
     config = uvicorn.Config(options.target, reload=True, log_config=None)
     host = options.host or settings.server.host
     with bind(host, settings.server.port if options.port is None else options.port) as listener:
-        _announce(url_of(listener, host))
         ChangeReload(config, target=partial(_serve_in_child, options), sockets=[listener]).run()
 
 
@@ -200,7 +199,7 @@ def _serve_in_child(options: Options, sockets: list[socket.socket] | None = None
     """One life of a reloading server. Where it can't start it says why, and the next change starts another."""
     (listener,) = sockets or []
     try:
-        run_app(_application(options), listener, host=options.host, listening=lambda _url: say("Ready."))
+        run_app(_application(options), listener, host=options.host)
     except StartupError as error:
         say(error.message)
         sys.exit(2)
