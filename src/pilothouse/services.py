@@ -103,6 +103,7 @@ async def started(
         if embedded:
             folder = Path(make_url(settings.database_url).database or "").parent
             stack.callback(FolderLock.acquire(folder).release)
+        _require_models(registry, settings)
         gateway = ModelGateway(settings, environ)
         stack.push_async_callback(gateway.close)
         if settings.models.check:
@@ -217,6 +218,15 @@ async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker) -> 
     wakeups.start()
     stack.push_async_callback(wakeups.close)
     return wakeups
+
+
+def _require_models(registry: AgentRegistry, settings: Settings) -> None:
+    for agent in registry:
+        if agent.model is None and settings.models.default is None:
+            raise StartupError(
+                f"Agent {agent.name} has no model. Give it one, app.agent(agent, model='openai:...'), "
+                "or set PILOTHOUSE_MODELS_DEFAULT for all agents that name none."
+            )
 
 
 def _references(registry: AgentRegistry, settings: Settings) -> list[str | Model]:

@@ -40,6 +40,7 @@ from pilothouse.usage.prices import format_usd
 log = get_logger(__name__)
 
 _ANSWER_TOKENS = 4_096
+_UNKNOWN_WINDOW = 32_000
 SUSPECT_CRASHES = 2
 MOST_CRASHES = 3
 _NO_LIMITS = UsageLimits(request_limit=None)
@@ -279,7 +280,10 @@ class Executor:
         if agent.limits.history_tokens is not None:
             return agent.limits.history_tokens
         reference, _ = model_of(agent, self._default_model, asked)
-        window = self._gateway.window_tokens(reference)
+        try:
+            window = self._gateway.window_tokens(reference)
+        except Exception:  # noqa: BLE001 - a model that can't be made fails the run, where that is recorded
+            window = _UNKNOWN_WINDOW
         answer = (agent.model_settings or {}).get("max_tokens") or _ANSWER_TOKENS
         return max(window - answer - window // 8, window // 4)
 
