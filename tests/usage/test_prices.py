@@ -1,12 +1,14 @@
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_CEILING, Decimal
 
 import pytest
-from hypothesis import given
+from genai_prices.data_snapshot import get_snapshot
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.usage import RequestUsage
 
-from pilothouse.usage.prices import cost_nano_usd, format_usd
+from pilothouse.usage.prices import _find, cost_nano_usd, format_usd
 
 
 def answered(model="gpt-4o-mini", provider="openai", *, url=None, **usage):
@@ -65,3 +67,59 @@ def test_dollars_are_written_exactly(nano, text):
 @given(st.integers(-(10**18), 10**18))
 def test_any_amount_can_be_read_back(nano):
     assert Decimal(format_usd(nano)) * 10**9 == nano
+
+
+LISTED = [(provider, model) for provider in get_snapshot().providers for model in provider.models]
+COUNTS = st.one_of(st.just(0), st.integers(0, 300), st.integers(0, 3_000_000))
+USAGES = st.fixed_dictionaries(
+    {"input_tokens": COUNTS, "output_tokens": COUNTS},
+    optional={
+        "cache_read_tokens": COUNTS,
+        "cache_write_tokens": COUNTS,
+        "output_reasoning_tokens": COUNTS,
+        "input_audio_tokens": st.integers(0, 100),
+        "cache_audio_read_tokens": st.integers(0, 10),
+        "output_audio_tokens": st.integers(0, 100),
+    },
+)
+TIMES = st.integers(0, 2 * 365 * 24).map(lambda hours: datetime(2025, 1, 1, tzinfo=UTC) + timedelta(hours=hours))
+
+
+def by_the_list(response):
+    try:
+        provider, model = get_snapshot().find_provider_model(response.model_name, None, response.provider_name, None)
+        price = model.calc_price(
+            response.usage,
+            provider,
+            genai_request_timestamp=response.timestamp,
+            price_context=response.provider_details,
+        )
+    except (LookupError, ValueError):
+        return None
+    return int((price.total_price * 10**9).to_integral_value(ROUND_CEILING))
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(LISTED), USAGES, TIMES, st.sampled_from([None, {"service_tier": "flex"}, {"finish_reason": "x"}])
+)
+def test_every_listed_model_costs_exactly_what_the_price_list_calculates(listed, usage, at, details):
+    provider, model = listed
+    response = ModelResponse(
+        parts=[],
+        usage=RequestUsage(**usage),
+        model_name=model.id,
+        provider_name=provider.id,
+        timestamp=at,
+        provider_details=details,
+    )
+    expected = by_the_list(response) if response.usage.has_values() else None
+    assert cost_nano_usd(response) == expected
+
+
+@pytest.mark.parametrize("name", ["gpt-4o-mini", "gpt-4.1"])
+def test_a_price_without_tiers_is_made_once(name):
+    response = answered(name, input_tokens=1, output_tokens=1)
+    cost_nano_usd(response)
+    entry = _find(name, None, "openai", get_snapshot().timestamp)
+    assert entry.tariff(response) is entry.tariff(response) is not None
