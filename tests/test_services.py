@@ -19,7 +19,7 @@ async def test_an_agent_without_a_model_stops_the_start_with_one_sentence(tmp_pa
 async def test_a_second_application_on_the_same_folder_gets_one_sentence_and_leaves_the_first_alone(tmp_path):
     settings = load_settings(None, data={"dir": tmp_path})
     async with Pilothouse(settings, environ={}).running():
-        with pytest.raises(StartupError, match="Another Pilothouse process .* uses the data folder"):
+        with pytest.raises(StartupError, match=r"Another Pilothouse process .* uses the data folder"):
             async with Pilothouse(settings, environ={}).running():
                 pass
     async with Pilothouse(settings, environ={}).running() as services:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select
 from pilothouse.db import Database
 from pilothouse.engine import repository as engine_rows
 from pilothouse.errors import PilothouseError
+from pilothouse.kit.clock import now_ms
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import repository
 from pilothouse.runs.execute import SUSPECT_CRASHES, Executor
@@ -17,6 +18,7 @@ from pilothouse.runs.execute import SUSPECT_CRASHES, Executor
 log = get_logger(__name__)
 
 _MOST_AT_ONCE = 64
+_BEGUN_WITHIN_MS = 10_000
 
 
 class Reaper:
@@ -54,6 +56,7 @@ class Reaper:
         for run_id in await self._database.read(repository.to_cancel, self._executor.owner):
             self._executor.cancel(run_id, "cancelled by its caller")
         taken = 0
+        await self._look_at_own()
         agents = self._executor.agent_names
         only_alive = self._executor.owner if self._alone else None
         orphans = list(await self._database.read(_orphans, only_alive, agents))
@@ -71,6 +74,13 @@ class Reaper:
         if taken:
             log.info("runs_taken_up", runs=taken)
         return taken
+
+    async def _look_at_own(self) -> None:
+        """Runs that were accepted here but never begun, because whoever was to begin them was stopped in between."""
+        since = now_ms() - _BEGUN_WITHIN_MS
+        for run_id, attempt in await self._database.read(repository.owned, self._executor.owner, since=since):
+            if self._executor.task(run_id) is None:
+                await self._executor.resume(run_id, states=("running",), if_attempt=attempt)
 
     async def _run(self) -> None:
         while not self._executor.stopping:

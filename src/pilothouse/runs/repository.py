@@ -151,6 +151,15 @@ def orphans(
     ).all()
 
 
+def owned(connection: Connection, owner: str, *, since: int) -> Sequence[Row[str, int]]:
+    """Runs that a process should be executing since a time or longer: id and attempt."""
+    return connection.execute(
+        select(runs.c.id, runs.c.attempt).where(
+            runs.c.state == "running", runs.c.lease_owner == owner, runs.c.started_at < since
+        )
+    ).all()
+
+
 def release_runs(connection: Connection, owner: str) -> int:
     """Let go of what a process still executes, so that others take it at once and don't count it as a crash."""
     statement = update(runs).where(runs.c.state == "running", runs.c.lease_owner == owner)

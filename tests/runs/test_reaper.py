@@ -1,0 +1,79 @@
+"""What the reaper finds and continues."""
+
+from pydantic_ai import Agent
+from sqlalchemy import update
+from tests.support.server import running
+
+from pilothouse.identity.principal import Principal
+from pilothouse.runs.admit import NewRun, admit
+from pilothouse.runs.tables import runs
+from pilothouse.testing.provider import Script
+
+
+def principal() -> Principal:
+    return Principal("acme", "ada", frozenset({"*"}), "jwt")
+
+
+async def admitted(server, **values) -> str:
+    """A run that was accepted and never begun, with some of its columns changed."""
+    new = NewRun(principal=principal(), agent=server.services.executor._agents.get("helper"), message="Hello?")
+    run = await admit(server.database, new, owner=server.services.executor.owner, queue_length=1)
+    await server.database.write(
+        lambda connection: connection.execute(update(runs).where(runs.c.id == run.run_id).values(**values)) and None
+    )
+    return run.run_id
+
+
+async def ended(server, run_id: str):
+    async for batch in server.services.runs.follow(principal(), run_id, (0, 0)):
+        last = batch[-1]
+    return last
+
+
+async def test_a_run_that_was_accepted_here_but_never_begun_is_begun(database_url):
+    async with running(database_url, Script(turns=["Hello."]), agents=[Agent(name="helper")]) as server:
+        run_id = await admitted(server, started_at=1)
+        await server.services.reaper.once()
+        assert (await ended(server, run_id)).data["text"] == "Hello."
+
+
+async def test_a_run_of_a_dead_process_is_continued(database_url):
+    async with running(database_url, Script(turns=["Hello."]), agents=[Agent(name="helper")]) as server:
+        run_id = await admitted(server, lease_owner="node_dead")
+        await server.services.reaper.once()
+        assert (await ended(server, run_id)).data["text"] == "Hello."
+        row = await server.services.runs.get(principal(), run_id)
+        assert (row.attempt, row.crashes) == (2, 1)
+
+
+async def test_a_run_that_was_handed_over_counts_no_crash(database_url):
+    async with running(database_url, Script(turns=["Hello."]), agents=[Agent(name="helper")]) as server:
+        run_id = await admitted(server, lease_owner=None)
+        await server.services.reaper.once()
+        await ended(server, run_id)
+        assert (await server.services.runs.get(principal(), run_id)).crashes == 0
+
+
+async def test_the_third_crash_parks_a_run_with_its_reason_and_the_conversation_goes_on(database_url):
+    async with running(database_url, Script(turns=["Hello."]), agents=[Agent(name="helper")]) as server:
+        run_id = await admitted(server, lease_owner="node_dead", crashes=2)
+        await server.services.reaper.once()
+        event = await ended(server, run_id)
+        assert (event.type, event.data["error"]["code"]) == ("run.failed", "poisoned")
+        assert len(server.provider.requests) == 0
+        row = await server.services.runs.get(principal(), run_id)
+        new = NewRun(
+            principal=principal(),
+            agent=server.services.executor._agents.get("helper"),
+            message="Still there?",
+            conversation_id=row.conversation_id,
+        )
+        accepted = await server.services.runs.start(new)
+        assert (await server.services.runs.wait(principal(), accepted)).text == "Hello."
+
+
+async def test_runs_of_agents_that_are_not_here_are_left_for_who_has_them(database_url):
+    async with running(database_url, Script(turns=["Hello."]), agents=[Agent(name="helper")]) as server:
+        run_id = await admitted(server, lease_owner="node_dead", agent="elsewhere")
+        assert await server.services.reaper.once() == 0
+        assert (await server.services.runs.get(principal(), run_id)).state == "running"
