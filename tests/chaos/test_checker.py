@@ -170,6 +170,10 @@ def change_the_prompt(e: Evidence) -> None:
     e.requests.append(request(3, 0, 1.5, 2, process="n2", prompt_hash="other"))
 
 
+def record_what_nobody_said(e: Evidence) -> None:
+    del e.requests[1]
+
+
 def use_a_tool_after_its_result(e: Evidence) -> None:
     e.faults.append(Fault("kill", "n1", T + 3, T + 4))
     e.tools.append(span(3.5, 4, process="n2"))
@@ -277,6 +281,7 @@ BREAKS: list[tuple[str, Callable[[Evidence], None]]] = [
     ("P2", ask_for_a_recorded_response),
     ("P2", ask_again_without_a_fault),
     ("P2", change_the_prompt),
+    ("P2", record_what_nobody_said),
     ("P2", use_a_tool_after_its_result),
     ("P2", use_a_tool_again_without_a_fault),
     ("P3", change_the_key),
@@ -331,7 +336,8 @@ def test_an_approved_call_may_be_made_once_more() -> None:
 def test_what_a_stopped_process_held_open_is_not_held_against_it_but_what_it_begins_is() -> None:
     evidence = whole()
     evidence.sent[0].stop = Stop("run_1", T + 2, T + 2.4, "cancelled")
-    evidence.requests = [request(1, 0, 1, 20, outcome="client_disconnected")]
+    evidence.requests[0] = request(1, 0, 1, 20)
+    evidence.requests = evidence.requests[:1]
     evidence.tools = []
     evidence.faults.append(Fault("pause", "n1", T + 1.5, T + 19))
     assert "P5" not in promises(evidence)
@@ -339,17 +345,17 @@ def test_what_a_stopped_process_held_open_is_not_held_against_it_but_what_it_beg
     assert "P5" in promises(evidence)
 
 
-def test_withdrawn_text_is_forgotten() -> None:
+def test_withdrawn_text_is_forgotten_and_text_that_was_not_withdrawn_is_not() -> None:
     evidence = whole()
-    first = evidence.sent[0].connections[0].events
-    first.insert(4, seen((1, 4), "text.delta", step=1, text="lost words"))
-    first[3:5] = [seen((1, 3), "text.delta", step=1, text="lost words"), seen((1, 4), "step.restarted", step=1)]
-    first[2] = seen((1, 2), "step.started", step=1)
-    first[1] = seen((1, 1), "run.queued", conversation_id="conv_1")
-    first[:2] = [first[1]]
-    assert [v.what for v in check(evidence) if "text" in v.what] == [
-        f"the text of step 1 differs: 8 characters {'e moment'!r}, 10 {'One moment'!r}"
-    ]
+    before, after = evidence.sent[0].connections
+    for events in (after.events, evidence.logs["run_1"]):
+        events[:] = [Seen((2, 10 + e.place[1]), e.type, e.data, e.at) if e.place > (1, 5) else e for e in events]
+    before.events[3:] = [seen((1, 4), "text.delta", step=1, text="lost words")]
+    after.events.insert(0, seen((2, 10), "step.restarted", step=1))
+    after.events.insert(1, seen((2, 11), "text.delta", step=1, text="One moment"))
+    assert check(evidence) == []
+    del after.events[0]
+    assert "P4" in promises(evidence)
 
 
 def test_takeover_is_measured_from_the_kill_to_the_next_attempts_first_event() -> None:

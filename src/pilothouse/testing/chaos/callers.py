@@ -77,13 +77,15 @@ class Conversation:
         """Returns the conversation it took place in, where one is known."""
         message = self._message
         try:
-            if message.mode == "whole":
-                await self._ask_whole()
-            elif self._cancel_after is None:
-                await self._ask_streamed()
-                await self._follow()
-            else:
-                await self._ask_and_cancel(self._cancel_after)
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                if message.mode == "whole":
+                    await self._ask_whole()
+                elif self._cancel_after is None:
+                    await self._ask_streamed_and_follow()
+                else:
+                    await self._ask_and_cancel(self._cancel_after)
+        except TimeoutError:
+            message.odd.append(f"gave up after {_PATIENCE_SECONDS} s")
         except GaveUp as error:
             message.odd.append(f"gave up: {error}")
         return self._conversation
@@ -109,10 +111,13 @@ class Conversation:
 
     async def _ask_and_cancel(self, seconds: float) -> None:
         reading = asyncio.create_task(self._ask_streamed_and_follow())
-        await asyncio.wait({reading}, timeout=seconds)
-        if self._message.run_id is not None and not self._message.ended:
-            await self._cancel(self._message.run_id)
-        await reading
+        try:
+            await asyncio.wait({reading}, timeout=seconds)
+            if self._message.run_id is not None and not self._message.ended:
+                await self._cancel(self._message.run_id)
+            await reading
+        finally:
+            reading.cancel()
 
     async def _ask_streamed_and_follow(self) -> None:
         await self._ask_streamed()

@@ -23,6 +23,7 @@ def check_work(evidence: Evidence) -> Iterator[Violation]:
     """Violations of P2, P3, P5 and P6."""
     runs = {key: run for run in evidence.runs.values() if (key := key_of(run["message"])) is not None}
     yield from _model_calls(evidence, runs)
+    yield from _responses(evidence, runs)
     yield from _tool_calls(evidence)
     yield from _results(evidence)
     yield from _stops(evidence, runs)
@@ -40,7 +41,7 @@ def _model_calls(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Viol
                 yield Violation("P1", "the model was asked for a run that is not there", key)
             continue
         where = f"{run['id']} after {position} results"
-        recorded = _recorded_at(run, position)
+        recorded = _recorded(run).get(position)
         for request in requests:
             if recorded is not None and request.started > recorded + _CLOCK_SECONDS:
                 yield Violation("P2", "a recorded response was asked for again", f"{where}, request {request.index}")
@@ -60,14 +61,22 @@ def model_calls(evidence: Evidence) -> dict[tuple[str, int], list[ModelRequest]]
     return found
 
 
-def _recorded_at(run: Document, position: int) -> float | None:
-    """When the response to the prompt at this position was recorded (Unix seconds), if it was."""
+def _responses(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Violation]:
+    """A recorded response must come from a request."""
+    given = {(request.key, request.position) for request in evidence.requests if request.outcome == "completed"}
+    for key, run in runs.items():
+        for position in _recorded(run):
+            if (key, position) not in given:
+                yield Violation("P2", "a response that the model never gave", f"{run['id']} after {position} results")
+
+
+def _recorded(run: Document) -> dict[int, float]:
+    """When the response to the prompt at each position was recorded (Unix seconds), where it was."""
     scenario = scenario_of(run["message"])
-    recorded = [step for step in run["steps"] if step["kind"] == "model" and step["state"] == "completed"]
-    for number, step in enumerate(recorded):
-        if scenario is not None and scenario.position(number) == position:
-            return _seconds(step["finished_at"])
-    return None
+    steps: list[Document] = [step for step in run["steps"] if step["kind"] == "model" and step["state"] == "completed"]
+    if scenario is None:
+        return {}
+    return {scenario.position(number): _seconds(step["finished_at"]) for number, step in enumerate(steps)}
 
 
 # --- P2 and P3: tools ---

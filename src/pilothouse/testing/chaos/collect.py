@@ -114,26 +114,27 @@ def model_requests(path: Path) -> list[ModelRequest]:
 
 
 def _read_prompt(body: Document | None) -> tuple[str | None, int, tuple[str, ...]]:
-    """Of the input of OpenAI's Responses wire: the last user's key, results after it, calls not answered just once."""
+    """Of a prompt in OpenAI's chat completions: the last user's key, results after it, calls not answered just once."""
     key, results = None, 0
     calls: dict[str, int] = {}
-    items = (body or {}).get("input")
-    for item in cast("list[Document]", items if isinstance(items, list) else []):
-        if item.get("role") == "user":
-            key, results = key_of(_text(item.get("content"))), 0
-        elif item.get("type") == "function_call":
-            calls[str(item.get("call_id"))] = 0
-        elif item.get("type") == "function_call_output":
+    for message in _documents((body or {}).get("messages")):
+        if message.get("role") == "user":
+            key, results = key_of(_text(message.get("content"))), 0
+        elif message.get("role") == "tool":
             results += 1
-            calls[str(item.get("call_id"))] = calls.get(str(item.get("call_id")), 1) + 1
+            call_id = str(message.get("tool_call_id"))
+            calls[call_id] = calls.get(call_id, 1) + 1
+        for call in _documents(message.get("tool_calls")):
+            calls[str(call.get("id"))] = 0
     return key, results, tuple(call for call, count in calls.items() if count != 1)
 
 
 def _text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    parts = cast("list[Document]", content if isinstance(content, list) else [])
-    return " ".join(str(part.get("text", "")) for part in parts)
+    return content if isinstance(content, str) else " ".join(str(part.get("text", "")) for part in _documents(content))
+
+
+def _documents(value: object) -> list[Document]:
+    return cast("list[Document]", value) if isinstance(value, list) else []
 
 
 def tool_spans(path: Path) -> list[ToolSpan]:

@@ -49,7 +49,7 @@ def plan_faults(*, seed: int, count: int, nodes: int, workers: int, lease_second
         if card == "pause":
             down = 3 * lease_seconds + rng.uniform(0, 2)
         kind = card if card in ("pause", "deploy") else "kill"
-        planned.append(PlannedFault(kind, target.get(card, node), rng.uniform(0.3, 3), down))
+        planned.append(PlannedFault(kind, target.get(card, node), rng.uniform(0.3, 5 if single else 3), down))
     return planned
 
 
