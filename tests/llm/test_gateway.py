@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import httpx2
 import pytest
 from openai import AsyncOpenAI
 from pydantic_ai import Agent
@@ -19,7 +20,7 @@ from pilothouse.llm.gateway import ModelGateway
 from pilothouse.settings import Settings
 from pilothouse.testing.provider import FAKE_SECRET, ErrorReply, Script, ScriptedProvider, ToolCall, Turn
 
-MODELS = ["openai:m", "anthropic:m", "azure:m"]
+MODELS = ["openai:m", "openai-responses:m", "anthropic:m", "azure:m", "azure-responses:m"]
 SIX_WORDS = "w000 w001 w002 w003 w004 w005"
 
 
@@ -333,7 +334,7 @@ async def test_other_models_are_asked_only_where_the_first_is_away_or_unknown(st
 
 async def test_a_model_of_the_users_own_client_takes_the_ordinary_road():
     async with scripted(Turn(text="Hello there", reasoning="Hm")) as provider, gateway_for(provider) as gateway:
-        client = AsyncOpenAI(api_key="k", base_url=provider.openai_base_url)
+        client = AsyncOpenAI(api_key="k", base_url=provider.openai_base_url, http_client=httpx2.AsyncClient())
         own = OpenAIChatModel("m", provider=OpenAIProvider(openai_client=client))
         with watched_by(RecordingSink()) as sink:
             response = await ask(gateway.model(own))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import httpx2
 from pydantic import SecretStr
 
 from pilothouse.errors import StartupError
@@ -10,9 +11,10 @@ from pilothouse.settings import Settings
 
 __all__ = ["Credentials", "credentials_for", "split_reference"]
 
-_OPENAI_URL = "https://api.openai.com/v1"
+_OPENAI_HOST = "api.openai.com"
+_OPENAI_URL = f"https://{_OPENAI_HOST}/v1"
 _ANTHROPIC_URL = "https://api.anthropic.com"
-_ALIASES = {"openai-chat": "openai"}
+_ALIASES = {"openai-chat": "openai", "openai-responses": "openai", "azure-responses": "azure"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Credentials:
     url_name: str
     api_version: str | None = None
     needs_key: bool = True
+
+    @property
+    def is_openai_itself(self) -> bool:
+        """Whether this is OpenAI, in any of its regions, and not an endpoint compatible with it."""
+        host = httpx2.URL(self.base_url).host
+        return self.provider == "openai" and (host == _OPENAI_HOST or host.endswith(f".{_OPENAI_HOST}"))
 
 
 def split_reference(reference: str) -> tuple[str, str]:

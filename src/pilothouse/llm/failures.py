@@ -9,7 +9,7 @@ from pydantic_ai import exceptions as ai
 from pilothouse.errors import Category, RunFailure
 from pilothouse.llm.deltas import StreamTrace
 
-__all__ = ["classify", "content_filtered", "falls_back", "provider_timeout", "stream_cut"]
+__all__ = ["classify", "content_filtered", "falls_back", "provider_failed", "provider_timeout", "stream_cut"]
 
 _SENTENCES: dict[str, tuple[Category, str]] = {
     "provider_unavailable": ("transient", "The model provider could not be reached or had an error. Try again later."),
@@ -90,6 +90,11 @@ def provider_timeout() -> RunFailure:
 def stream_cut() -> RunFailure:
     """A stream that ended before the answer did."""
     return _failure("provider_stream_cut")
+
+
+def provider_failed() -> RunFailure:
+    """An answer that the provider itself calls failed, without a word on why."""
+    return _failure("provider_unavailable")
 
 
 def content_filtered() -> RunFailure:

@@ -8,16 +8,14 @@ import httpx2
 from pydantic_ai.models import Model
 
 from pilothouse.errors import StartupError
-from pilothouse.llm.models import Credentials, Models, split_reference
+from pilothouse.llm.check import check_credentials, check_models
+from pilothouse.llm.models import Models, split_reference
 from pilothouse.llm.resilient import ResilientModel, Retries
 from pilothouse.llm.tokens import window_of
 from pilothouse.llm.transport import AiohttpTransport
 from pilothouse.settings import Settings
 
 __all__ = ["ModelGateway"]
-
-_CHECK_SECONDS = 5.0
-_OFF = "PILOTHOUSE_MODELS_CHECK=false turns this check off."
 
 _Key = tuple[tuple[str | int, ...], float | None]
 
@@ -63,7 +61,7 @@ class ModelGateway:
         """A model that streams to `current_sink`, retries, falls back, and raises `RunFailure`; cheap to ask for again.
 
         Args:
-            reference: `provider:name`, or a model, which keeps its own client.
+            reference: `provider:name`, or a model; see `Models.get`.
             fallback: asked in order, when those before are away or do not exist.
             timeout_seconds: limit of one try; that of the settings by default.
 
@@ -100,53 +98,23 @@ class ModelGateway:
         return window_of(self._models.get(reference))
 
     async def check(self, references: Iterable[str | Model]) -> None:
-        """Ask each provider that the references use whether it takes our credentials.
+        """Ask each provider that the references use whether it takes our credentials, or those a model brings.
 
-        Providers we build no clients for are left out, and so are models given as such. A provider that is
+        Providers we build no clients for are left out, and so are models that are not taken over. A provider that is
         reachable but has trouble of its own passes.
 
         Raises:
             StartupError: a key is missing or refused, or a provider can't be reached; it names the variable.
         """
-        providers = {split_reference(item)[0] for item in references if isinstance(item, str)}
+        asked = list(references)
+        providers = {split_reference(item)[0] for item in asked if isinstance(item, str)}
         found = [self._models.credentials(provider) for provider in sorted(providers)]
-        await asyncio.gather(*(self._check(credentials) for credentials in found if credentials is not None))
+        taken_over = [self._models.taken_over(item) for item in asked if isinstance(item, Model)]
+        await asyncio.gather(
+            check_models([model for model in taken_over if model is not None]),
+            *(check_credentials(credentials, self._http_client) for credentials in found if credentials is not None),
+        )
 
     async def close(self) -> None:
         """Close all connections."""
         await self._http_client.aclose()
-
-    async def _check(self, credentials: Credentials) -> None:
-        if credentials.needs_key and not credentials.key:
-            raise StartupError(f"There is no key for {credentials.provider}: set {credentials.key_name}. {_OFF}")
-        url, headers = _models_request(credentials)
-        try:
-            async with asyncio.timeout(_CHECK_SECONDS):
-                response = await self._http_client.get(url, headers=headers)
-        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
-            raise StartupError(
-                f"{credentials.provider} can't be reached at {_without_secrets(credentials.base_url)}: check the "
-                f"network and {credentials.url_name}. {_OFF}"
-            ) from error
-        if response.status_code in {401, 403}:
-            raise StartupError(
-                f"{credentials.provider} refused the key (status {response.status_code}): "
-                f"check {credentials.key_name}. {_OFF}"
-            )
-
-
-def _models_request(credentials: Credentials) -> tuple[str, dict[str, str]]:
-    """Where a provider lists its models, and the headers that ask as we do."""
-    base, key = credentials.base_url, credentials.key
-    if credentials.provider == "anthropic":
-        return f"{base}/v1/models", {"x-api-key": key, "anthropic-version": "2023-06-01"}
-    if credentials.provider == "azure":
-        if credentials.api_version is not None:
-            return f"{base}/openai/models?api-version={credentials.api_version}", {"api-key": key}
-        return f"{base}/models", {"api-key": key}
-    return f"{base}/models", {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def _without_secrets(url: str) -> str:
-    parsed = httpx2.URL(url)
-    return str(parsed.copy_with(userinfo=b"", query=None))

@@ -7,6 +7,7 @@ import httpx2
 from pydantic_ai.models import Model, infer_model
 
 from pilothouse.errors import StartupError
+from pilothouse.llm.adopt import adopt
 from pilothouse.llm.credentials import Credentials, credentials_for, split_reference
 from pilothouse.settings import Settings
 
@@ -16,11 +17,15 @@ __all__ = ["Credentials", "Models", "credentials_for", "split_reference"]
 class _Maker(Protocol):
     """Makes the models of one provider."""
 
-    def make(self, name: str) -> Model: ...
+    def make(self, name: str, *, responses: bool) -> Model: ...
 
 
 class Models:
     """Builds models, each once.
+
+    `openai:` is OpenAI's Responses, as in Pydantic AI, but chat completions where a base URL leads to a compatible
+    endpoint (Ollama, vLLM, llama.cpp, OpenRouter), for those all speak that. `openai-responses:` and `openai-chat:`
+    are what they say everywhere. `azure:` is chat completions and `azure-responses:` Responses, as in Pydantic AI.
 
     The clients share `http_client` and never retry by themselves.
     """
@@ -31,20 +36,28 @@ class Models:
         self._http_client = http_client
         self._models: dict[str, Model] = {}
         self._makers: dict[str, _Maker] = {}
+        # With the models given, so that no other gets the id of one while it is a key here.
+        self._taken_over: dict[int, tuple[Model, Model | None]] = {}
 
     def get(self, reference: str | Model) -> Model:
-        """The model of a reference; a model given as such is given back as it is.
+        """The model of a reference; for a model given as such, an equal one over our connections or the same.
 
         Raises:
             StartupError: its provider has no key.
             pydantic_ai.exceptions.UserError: nobody knows the reference.
         """
         if isinstance(reference, Model):
-            return reference
+            return self.taken_over(reference) or reference
         model = self._models.get(reference)
         if model is None:
             model = self._models[reference] = self._build(reference)
         return model
+
+    def taken_over(self, model: Model) -> Model | None:
+        """As `adopt`, once for each model; `None` for one that keeps its own connections."""
+        if id(model) not in self._taken_over:
+            self._taken_over[id(model)] = (model, adopt(model, self._http_client))
+        return self._taken_over[id(model)][1]
 
     def credentials(self, provider: str) -> Credentials | None:
         """As `credentials_for`."""
@@ -54,13 +67,16 @@ class Models:
         provider, name = split_reference(reference)
         credentials = self.credentials(provider)
         if credentials is None:
-            return infer_model(reference)
+            model = infer_model(reference)
+            return adopt(model, self._http_client) or model
         if credentials.needs_key and not credentials.key:
             raise StartupError(f"The model {reference} needs a key: set {credentials.key_name}.")
         maker = self._makers.get(provider)
         if maker is None:
             maker = self._makers[provider] = _maker(credentials, self._http_client)
-        return maker.make(name)
+        prefix = reference.partition(":")[0]
+        responses = prefix.endswith("-responses") or (prefix == "openai" and credentials.is_openai_itself)
+        return maker.make(name, responses=responses)
 
 
 def _maker(credentials: Credentials, http_client: httpx2.AsyncClient) -> _Maker:

@@ -196,6 +196,8 @@ class _Call:
             raise failure from error
         if response.finish_reason == "content_filter" and not response.parts:
             raise failures.content_filtered()
+        if (response.provider_details or {}).get("finish_reason") == "failed":
+            raise failures.provider_failed()
         return response
 
     async def _request(self) -> ModelResponse:

@@ -21,6 +21,6 @@ class AnthropicModels:
         )
         self._provider = AnthropicProvider(anthropic_client=client)
 
-    def make(self, name: str) -> Model:
+    def make(self, name: str, *, responses: bool) -> Model:  # noqa: ARG002 - there is one wire only
         """The model of a name."""
         return AnthropicModel(name, provider=self._provider)

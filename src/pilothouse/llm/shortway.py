@@ -4,60 +4,104 @@ Published is every text an event holds. Merged are only events that hold nothing
 all others pass untouched and in order, so that the SDK builds the same message either way.
 """
 
+import re
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, cast
 
 from pydantic_core import from_json, to_json
 
 from pilothouse.llm.deltas import StreamTrace
 from pilothouse.llm.sse import EventSplitter, find_data
-from pilothouse.llm.wires import Kind, Piece, Wire
+from pilothouse.llm.wires import VOLATILE, Kind, Piece, Wire
 
 __all__ = ["ShortWay"]
 
 _SAMPLE = "~sample~"
-# Text with escapes gives no mould; a stream that has no other is left alone after so many deltas.
+# Text with escapes gives no mould, and a field may begin to vary; a run is left alone after so many tries.
 _CASTS = 8
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)++"', re.DOTALL).match
+_STRING = re.compile(rb'"[^"\\]*+"').match
+_NUMBER = re.compile(rb"\d++").match
+_VOLATILE_FIELD = re.compile(rb'"(%s)":\s*+("[^"\\]*+"|\d++)' % "|".join(VOLATILE).encode())
+
+_Match = Callable[[bytes, int], "re.Match[bytes] | None"]
 
 
 class _Mould:
-    """The bytes around the text in the events of a run: an event that has them too holds nothing new but its text.
+    """The bytes that the events of a run share: an event that has them too holds nothing new but its text.
 
-    It spares parsing the whole of each event, which is most of what a token costs here.
+    It spares parsing the whole of each event, which is most of what a token costs here. Between the shared bytes are
+    the text and the volatile fields.
     """
 
-    __slots__ = ("_after", "_before", "_least", "_start", "_stop", "kind")
+    __slots__ = ("_last", "_steps", "kind")
 
-    def __init__(self, before: bytes, after: bytes, kind: Kind) -> None:
-        self._before, self._after = before, after
-        self._least = len(before) + len(after)
-        # The text's own quotes are the last byte before it and the first after it.
-        self._start, self._stop = len(before) - 1, 1 - len(after)
+    def __init__(self, steps: list[tuple[bytes, int, _Match]], last: bytes, kind: Kind) -> None:
+        self._steps, self._last = steps, last
         self.kind: Kind = kind
 
     def text_of(self, event: bytes) -> str | None:
-        """The text of an event, if it is of this mould and may be merged; quotes within are no valid JSON string."""
-        if len(event) <= self._least or not event.startswith(self._before) or not event.endswith(self._after):
+        """The text of an event, if it is of this mould and may be merged."""
+        place, quoted = 0, b""
+        for shared, length, match in self._steps:
+            if not event.startswith(shared, place):
+                return None
+            found = match(event, place + length)
+            if found is None:
+                return None
+            place = found.end()
+            if match is _TEXT:
+                quoted = found.group()
+        if event[place:] != self._last:
             return None
         try:
-            text: str = from_json(event[self._start : self._stop or None])
+            text: str = from_json(quoted)
         except ValueError:
             return None
         # What may be a tag takes the long look.
         return None if text[0] == "<" else text
 
 
-def _cast(event: bytes, start: int, sample: dict[str, Any], text: str, kind: Kind) -> _Mould | None:
-    """A mould from an event with this text, proven by pouring the sample into it."""
-    quoted = to_json(text)
+def _cast(event: bytes, start: int, *, sample: dict[str, Any], piece: Piece, first: Piece, kind: Kind) -> _Mould | None:
+    """A mould from an event, proven by pouring a sample into it.
+
+    Args:
+        event: its bytes.
+        start: where its data begins.
+        sample: its data with a sample of a text.
+        piece: what it holds.
+        first: what the first event of its run holds; volatile fields equal in both are taken for shared bytes.
+        kind: of its text.
+    """
+    quoted = to_json(piece.text)
     place = event.rfind(quoted)
     if place < 0:
         return None
-    before, after = event[: place + 1], event[place + len(quoted) - 1 :]
+    varying = [name for name in VOLATILE if name in sample and sample[name] != first.event.get(name)]
+    holes = [(place, place + len(quoted), _TEXT)]
+    holes += [
+        (*found.span(2), _STRING if found[2].startswith(b'"') else _NUMBER)
+        for found in _VOLATILE_FIELD.finditer(event, start)
+        if found[1].decode() in varying
+    ]
+    holes.sort(key=itemgetter(0))
+    steps: list[tuple[bytes, int, _Match]] = []
+    poured, done = b"", 0
+    for begin, end, match in holes:
+        steps.append((event[done:begin], begin - done, match))
+        poured += event[done:begin] + _POURED[match]
+        done = end
     try:
-        poured = cast("object", from_json(before[start:] + _SAMPLE.encode() + after))
+        cooled = cast("object", from_json((poured + event[done:])[start:]))
     except ValueError:
         return None
-    return _Mould(before, after, kind) if poured == sample else None
+    expected = {**sample, **{name: _COOLED.get(type(cast("object", sample[name]))) for name in varying}}
+    return _Mould(steps, event[done:], kind) if cooled == expected else None
+
+
+_POURED: dict[_Match, bytes] = {_TEXT: to_json(_SAMPLE), _STRING: b'"~"', _NUMBER: b"0"}
+_COOLED: dict[object, str | int] = {str: "~", int: 0}
 
 
 class ShortWay:
@@ -65,6 +109,7 @@ class ShortWay:
 
     __slots__ = (
         "_blank",
+        "_casts",
         "_first",
         "_head",
         "_mould",
@@ -88,11 +133,17 @@ class ShortWay:
         self._first = self._head = self._blank = b""
         self._texts: list[str] = []
         self._mould: _Mould | None = None
+        self._casts = 0
 
     @property
     def ended(self) -> bool:
         """Whether the stream has said that it is complete."""
         return self._wire.ended
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the stream may stop here: it is complete, or can be resumed."""
+        return self._wire.ended or self._wire.resumable
 
     def feed(self, data: bytes) -> bytes:
         """Publish what `data` brings; what the SDK is to be given now, which may be nothing."""
@@ -128,8 +179,12 @@ class ShortWay:
         run = self._run
         if run is not None and run.field == piece.field and run.rest == piece.rest:
             self._texts.append(piece.text)
-            if self._mould is None and len(self._texts) <= _CASTS:
-                self._mould = _cast(event, found[0], self._wire.merged(piece, _SAMPLE), piece.text, self._shown[-1][0])
+            if self._casts < _CASTS:
+                self._casts += 1
+                sample = self._wire.merged(piece, _SAMPLE)
+                kind = self._shown[-1][0]
+                mould = _cast(event, found[0], sample=sample, piece=piece, first=run, kind=kind)
+                self._mould = mould or self._mould
             return
         self._end_run()
         if piece.text.isspace():
@@ -155,12 +210,14 @@ class ShortWay:
         if run is None:
             return
         self._run = self._mould = None
+        self._casts = 0
         if len(texts) == 1:
             self._out += (self._first, self._blank)
             return
         text = "".join(texts)
         # A tag that came in pieces was text; whole, it would be taken for the start of reasoning.
-        halves = (text[:1], text[1:]) if text[0] == "<" and text[-1] == ">" else (text,)
+        is_tag = self._wire.reads_tags and text[0] == "<" and text[-1] == ">"
+        halves = (text[:1], text[1:]) if is_tag else (text,)
         for half in halves:
             self._out += (self._head, b" ", to_json(self._wire.merged(run, half)), self._blank)
 

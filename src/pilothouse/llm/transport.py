@@ -213,7 +213,7 @@ class _Body(httpx2.AsyncByteStream):
         self._end()
         if short_way is not None:
             given = short_way.finish()
-            if not short_way.ended:
+            if not short_way.may_stop:
                 raise httpx2.RemoteProtocolError("The stream stopped before its end.", request=self._request)
             if given:
                 return given

@@ -1,19 +1,35 @@
 """What the events of a model's stream say, for the wires we know.
 
-Shapes: https://platform.openai.com/docs/api-reference/chat-streaming and
+Shapes: https://platform.openai.com/docs/api-reference/chat-streaming,
+https://platform.openai.com/docs/api-reference/responses-streaming and
 https://platform.claude.com/docs/en/build-with-claude/streaming.
 """
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
-__all__ = ["AnthropicMessages", "OpenAIChat", "Piece", "Reading", "Wire", "wire_for_path"]
+__all__ = [
+    "VOLATILE",
+    "AnthropicMessages",
+    "OpenAIChat",
+    "OpenAIResponses",
+    "Piece",
+    "Reading",
+    "Wire",
+    "wire_for_path",
+]
 
 Kind = Literal["text", "reasoning"]
 _REASONING_FIELDS = ("reasoning", "reasoning_content")
 _TEXT_FIELDS = frozenset({"content", *_REASONING_FIELDS})
-# Differ from chunk to chunk and mean nothing to the reader of a merged one, which keeps those of the first.
-_VOLATILE = ("created", "obfuscation")
+VOLATILE = ("created", "obfuscation", "sequence_number")
+"""Fields that differ from event to event; a merged one keeps those of the first, which leaves numbers ascending."""
+_RESPONSES_DELTAS: dict[Any, Kind] = {
+    "response.output_text.delta": "text",
+    "response.reasoning_summary_text.delta": "reasoning",
+    "response.reasoning_text.delta": "reasoning",
+}
+_RESPONSES_ENDS = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
 _ANTHROPIC_DELTAS: dict[Any, tuple[str, Kind]] = {
     "text_delta": ("text", "text"),
     "thinking_delta": ("thinking", "reasoning"),
@@ -43,9 +59,15 @@ _NOTHING = Reading()
 
 
 class Wire(Protocol):
-    """Reads the events of one stream; `ended` once the stream has said that it is complete."""
+    """Reads the events of one stream.
+
+    `ended` once the stream has said that it is complete; `resumable` if the agent loop can go on where it stopped;
+    `reads_tags` if a text that is a tag means more to the agent loop than its letters.
+    """
 
     ended: bool
+    resumable: bool
+    reads_tags: bool
 
     def read(self, event: dict[str, Any]) -> Reading:
         """What an event holds. The event is the reader's own from then on."""
@@ -63,8 +85,10 @@ class Wire(Protocol):
 class OpenAIChat:
     """Chat completions of OpenAI and those compatible with it."""
 
+    reads_tags = True
+
     def __init__(self) -> None:
-        self.ended = False
+        self.ended = self.resumable = False
         self._thinks_in_text = False
 
     def read(self, event: dict[str, Any]) -> Reading:
@@ -114,8 +138,10 @@ class OpenAIChat:
 class AnthropicMessages:
     """Messages of Anthropic."""
 
+    reads_tags = False
+
     def __init__(self) -> None:
-        self.ended = False
+        self.ended = self.resumable = False
 
     def read(self, event: dict[str, Any]) -> Reading:
         kind = event.get("type")
@@ -136,10 +162,52 @@ class AnthropicMessages:
         return {**piece.event, "delta": {**piece.event["delta"], piece.field: text}}
 
 
+class OpenAIResponses:
+    """Responses of OpenAI and those compatible with it."""
+
+    reads_tags = False
+
+    def __init__(self) -> None:
+        self.ended = self.resumable = False
+
+    def read(self, event: dict[str, Any]) -> Reading:
+        kind = event.get("type")
+        if kind in _RESPONSES_ENDS or event.get("error"):
+            self.ended = True
+        elif kind in _RESPONSES_DELTAS:
+            return self._delta(event, _RESPONSES_DELTAS[kind])
+        elif kind == "response.reasoning_summary_part.added":
+            text: Any = (_mapping(event.get("part")) or {}).get("text")
+            if text and isinstance(text, str):
+                return Reading([("reasoning", text)])
+        elif (_mapping(event.get("response")) or {}).get("background"):
+            self.resumable = True
+        return _NOTHING
+
+    def marks_end(self, data: bytes) -> None:
+        pass
+
+    def merged(self, piece: Piece, text: str) -> dict[str, Any]:
+        return {**piece.event, piece.field: text}
+
+    def _delta(self, event: dict[str, Any], kind: Kind) -> Reading:
+        text = event.get("delta")
+        if not isinstance(text, str) or not text:
+            return _NOTHING
+        reading = Reading([(kind, text)])
+        # What is resumed goes on after the last event's number.
+        if not self.resumable and not event.get("logprobs"):
+            rest = [(name, value) for name, value in event.items() if name != "delta" and name not in VOLATILE]
+            reading.piece = Piece("delta", text, rest, event)
+        return reading
+
+
 def wire_for_path(path: str) -> Wire | None:
     """A reader for the stream that a request to this path is answered with, if its wire is known."""
     if path.endswith("/chat/completions"):
         return OpenAIChat()
+    if path.endswith("/responses"):
+        return OpenAIResponses()
     if path.endswith("/messages"):
         return AnthropicMessages()
     return None
@@ -161,7 +229,7 @@ def _openai_piece(event: dict[str, Any], choice: dict[str, Any], delta: dict[str
     # The agent loop drops white space before the first text, and takes a lone tag as the start of reasoning.
     if (text[0] == "<" and text[-1] == ">") or event.get("error"):
         return None
-    rest = [(name, value) for name, value in event.items() if name != "choices" and name not in _VOLATILE]
+    rest = [(name, value) for name, value in event.items() if name != "choices" and name not in VOLATILE]
     others = [(name, value) for name, value in choice.items() if name != "delta"]
     return Piece(found, text, (rest, others), event)
 
