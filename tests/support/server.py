@@ -1,7 +1,7 @@
 """A Pilothouse application on a real socket in the test's own loop, its model provider, and clients of several people.
 
-    async with running(database_url, Script(turns=["Hello"]), agents=[Agent(name="helper")]) as server:
-        answer = await server.chat("Hi")
+async with running(database_url, Script(turns=["Hello"]), agents=[Agent(name="helper")]) as server:
+    answer = await server.chat("Hi")
 """
 
 import asyncio
