@@ -20,7 +20,7 @@ def cluster(
     """Start a whole cluster on this machine, for trying it: PostgreSQL, Valkey, nodes and workers.
 
     Prints each node's address and a token that all of them take. Nothing is restarted by itself: kill what you like
-    and see what the others do. Ctrl-C stops everything. Needs: pip install 'pilothouse[cluster]'.
+    and see what the others do. Ctrl-C stops everything. Needs the extra `cluster`.
     """
     from pilothouse.cli.actions.cluster import run_cluster  # noqa: PLC0415 - loaded on use
 
