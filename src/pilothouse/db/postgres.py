@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 _CONNECT_SECONDS = 5
 _POOL_WAIT_SECONDS = 10
+_AWAY = ("08", "53", "57P")
+"""SQLSTATE classes: no connection, no resources (such as connections), stopping or not yet started."""
 
 
 class PostgresDatabase:
@@ -81,7 +83,8 @@ def _ping(connection: Connection) -> None:
 def _translated(error: Exception) -> Exception:
     """`Unavailable` for what means "the database is away", the error itself for everything else."""
     away = isinstance(error, OSError | InterfaceError | OperationalError | PoolTimeoutError | asyncio.TimeoutError) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
+        isinstance(error, DBAPIError)
+        and (error.connection_invalidated or str(getattr(error.orig, "sqlstate", None)).startswith(_AWAY))
     )
     if away:
         return Unavailable("The database can't be reached right now. Try again shortly.", code="database_unavailable")
