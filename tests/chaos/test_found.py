@@ -1,14 +1,19 @@
 """What the harness has found, each as a small test of its own."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from tests.support.node import Node
 
 from pilothouse.db import Database
+from pilothouse.errors import Unavailable
 from pilothouse.identity.principal import local_principal
+from pilothouse.runs.events import START
 from pilothouse.runs.reaper import Reaper
 from pilothouse.tools import tool
 
@@ -45,3 +50,80 @@ async def test_an_answer_is_acted_on_although_the_node_that_took_it_is_stopping(
         assert task is not None
         await task
         assert (await staying.runs.get(ME, accepted.run_id)).state == "completed"
+
+
+class Forgetful:
+    """A database that is away right after its n-th write was made: the answer is lost."""
+
+    def __init__(self, inner: Database, *, at: int, unit: str = "") -> None:
+        self._inner = inner
+        self._at = at
+        self._unit = unit
+        self.writes = 0
+        self.forgot = asyncio.Event()
+
+    @property
+    def dialect(self) -> str:
+        return self._inner.dialect
+
+    async def read(self, unit: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self._inner.read(unit, *args, **kwargs)
+
+    async def write(self, unit: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await self._inner.write(unit, *args, **kwargs)
+        if unit.__name__ == self._unit:
+            self.writes += 1
+            if self.writes == self._at:
+                self.forgot.set()
+                raise Unavailable("The database can't be reached right now.", code="database_unavailable")
+        return result
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def worker() -> Agent[Any, Any]:
+    @tool(effect="once")
+    async def pay() -> str:
+        return "paid"
+
+    def answer(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+        if any(isinstance(part, ToolReturnPart) for part in messages[-1].parts):
+            return ModelResponse(parts=[TextPart("done")])
+        return ModelResponse(parts=[ToolCallPart("pay", {}, tool_call_id="call_1")])
+
+    return Agent(FunctionModel(answer), name="worker", tools=[pay])
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+async def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Database, at: int) -> None:
+    forgetful = Forgetful(database, at=at, unit="_write_batch")
+    async with Node(forgetful, worker()) as node:
+        accepted = await node.start("pay")
+        await node.runs.wait(ME, accepted)
+        assert forgetful.forgot.is_set()
+        row = await node.runs.get(ME, accepted.run_id)
+        assert (row.state, row.error) == ("completed", None)
+        events = [event async for batch in node.follower.follow(accepted.run_id, START) for event in batch]
+        assert [event.number for event in events] == sorted({event.number for event in events})
+        assert [event.type for event in events].count("tool.finished") == 1
+
+
+async def test_deltas_whose_write_was_not_acknowledged_are_in_the_log_once(database: Database) -> None:
+    forgetful = Forgetful(database, at=1, unit="insert_deltas")
+    words = [f"word{number} " for number in range(4)]
+
+    async def speak(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+        for word in words[:2]:
+            yield word
+        await forgetful.forgot.wait()
+        for word in words[2:]:
+            yield word
+
+    async with Node(forgetful, Agent(FunctionModel(stream_function=speak), name="speaker")) as node:
+        accepted = await node.start("speak", stream=True)
+        await node.runs.wait(ME, accepted)
+        assert (await node.runs.get(ME, accepted.run_id)).state == "completed"
+        events = await node.follower.page(accepted.run_id, START, 100)
+        texts = [event.data["text"] for event in events if event.type == "text.delta"]
+        assert "".join(texts) == "".join(words)

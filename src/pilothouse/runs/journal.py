@@ -23,7 +23,7 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.runs import repository
 from pilothouse.runs.clean import column_text
 from pilothouse.runs.errors import Fenced
-from pilothouse.runs.events import EventRow, RunEvent, to_rows
+from pilothouse.runs.events import RunEvent, to_rows
 from pilothouse.runs.live import LiveRun
 
 _FIRST_WAIT_SECONDS = 0.25
@@ -39,7 +39,7 @@ class Batch:
     new_steps: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     ended_steps: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     run: dict[str, Any] = field(default_factory=dict[str, Any])
-    rows: list[EventRow] = field(default_factory=list[EventRow])
+    events: list[RunEvent] = field(default_factory=list[RunEvent])
     after: Callable[[Connection], Any] | None = None
     task: asyncio.Task[Any] | None = None
 
@@ -82,6 +82,7 @@ class Journal:
         self._facts: deque[int] = deque()
         self._held: deque[RunEvent] = deque()
         self._lock = asyncio.Lock()
+        self._unsure = False
         self.fenced = False
 
     @property
@@ -184,25 +185,31 @@ class Journal:
             if self._batch is batch:
                 self._batch = Batch()
             events, self._uncommitted = self._uncommitted, []
-            batch.rows = to_rows(events)
+            batch.events = events
             if self.fenced:
                 raise Fenced(self.place.run_id)
             held, result = await self._write_patiently(batch)
             if not held:
                 self.fenced = True
                 raise Fenced(self.place.run_id)
+            self._unsure = False
             if events:
                 self._show(events[-1].number)
             return result
 
     async def _write_patiently(self, batch: Batch) -> tuple[bool, Any]:
-        """Write the batch, waiting for a database that is away for a while: the work is done, only not recorded."""
+        """Write the batch, waiting for a database that is away for a while: the work is done, only not recorded.
+
+        Or recorded, and the answer was lost: then it is not written again.
+        """
+        tried = False
         wait = _FIRST_WAIT_SECONDS
         give_up = time.monotonic() + _GIVE_UP_SECONDS
         while True:
             try:
-                return await self._database.write(_write_batch, self.place, batch)
+                return await self._database.write(_write_batch, self.place, batch, tried=tried, unsure=self._unsure)
             except Unavailable:
+                tried = True
                 if time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(wait)
@@ -219,9 +226,10 @@ class Journal:
     async def begin_delta_write(self) -> list[RunEvent]:
         """Shown events not written yet, for the common writer; `end_delta_write` must follow where there are any.
 
-        Empty while a commit is under way or facts wait for one: it takes the deltas along.
+        Empty while a commit is under way or facts wait for one, and after a write whose fate is not known: the commit
+        takes the deltas along.
         """
-        if self._facts or self._lock.locked() or not self._uncommitted or self.fenced:
+        if self._facts or self._lock.locked() or not self._uncommitted or self._unsure or self.fenced:
             return []
         await self._lock.acquire()
         events, self._uncommitted = self._uncommitted, []
@@ -233,6 +241,7 @@ class Journal:
             self._live.mark_durable(events[-1].number)
         else:
             self._uncommitted = [*events, *self._uncommitted]
+            self._unsure = True
         self._lock.release()
 
     def _number(self, kind: str, data: dict[str, Any]) -> RunEvent:
@@ -264,8 +273,24 @@ _STEP_COLUMNS = (
 )
 
 
-def _write_batch(connection: Connection, place: RunPlace, batch: Batch) -> tuple[bool, Any]:
-    """All of a batch, behind the fence."""
+def _write_batch(
+    connection: Connection, place: RunPlace, batch: Batch, *, tried: bool = False, unsure: bool = False
+) -> tuple[bool, Any]:
+    """All of a batch, behind the fence.
+
+    Args:
+        connection: in a transaction.
+        place: whose batch.
+        batch: what to write.
+        tried: it may have been written already, as a whole.
+        unsure: deltas in front of its own events may have been.
+    """
+    events = batch.events
+    if events and (tried or unsure):
+        durable = repository.last_event_of(connection, place.run_id, place.attempt)
+        if tried and events[-1].number <= durable:
+            return True, batch.after(connection) if batch.after is not None else None
+        events = [event for event in events if event.number > durable]
     values = batch.run or {"attempt": place.attempt}
     if not repository.write_fenced(connection, place.run_id, place.attempt, values):
         return False, None
@@ -275,6 +300,6 @@ def _write_batch(connection: Connection, place: RunPlace, batch: Batch) -> tuple
         repository.insert_steps(connection, batch.new_steps)
     if batch.ended_steps:
         repository.finish_steps(connection, batch.ended_steps)
-    if batch.rows:
-        repository.insert_events(connection, place.run_id, batch.rows, now_ms())
+    if events:
+        repository.insert_events(connection, place.run_id, to_rows(events), now_ms())
     return True, batch.after(connection) if batch.after is not None else None

@@ -287,6 +287,15 @@ def last_event_number(connection: Connection, run_id: str) -> int:
     ).scalar_one()
 
 
+def last_event_of(connection: Connection, run_id: str, attempt: int) -> int:
+    """The highest event number an attempt has in the run's log; 0 where it has none."""
+    return connection.execute(
+        select(func.coalesce(func.max(run_events.c.seq), 0)).where(
+            run_events.c.run_id == run_id, run_events.c.attempt == attempt
+        )
+    ).scalar_one()
+
+
 def drop_deltas(connection: Connection, *, finished_before: int, most_runs: int) -> int:
     """Remove the deltas of runs that ended before a time: their messages hold the text. Returns rows removed."""
     ended = (
