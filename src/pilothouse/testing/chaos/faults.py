@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pilothouse.errors import StartupError
 from pilothouse.testing.chaos.evidence import Fault
 from pilothouse.testing.cluster import Child, Postgres
 
@@ -101,10 +102,21 @@ class Faults:
         else:
             await self._end(planned.kind, child)
             await asyncio.sleep(planned.down)
-            await child.start(seconds=_START_SECONDS)
+            await self._bring_back(child)
         fault.until = time.time()
         self._away.discard(planned.target)
         self._back.set()
+
+    async def _bring_back(self, child: Child) -> None:
+        """Start it as a supervisor would: again, where it gives up because its database is away."""
+        give_up = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                return await child.start(seconds=_START_SECONDS)
+            except StartupError:
+                if time.monotonic() > give_up:
+                    raise
+            await asyncio.sleep(1)
 
     async def _end(self, kind: str, child: Child) -> None:
         if kind == "deploy":

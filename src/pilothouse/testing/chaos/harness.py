@@ -106,10 +106,15 @@ async def _play(plan: ChaosPlan, stage: Stage, evidence: Evidence) -> None:
             await Faults(stage.processes, evidence.faults, plan.say).inject(planned)
             stop.set()
     except* StartupError as errors:
-        raise StartupError(str(errors.exceptions[0])) from errors
+        raise _first(errors) from None
     finally:
         for api in apis:
             await api.close()
+
+
+def _first(group: BaseExceptionGroup[StartupError]) -> StartupError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _gather(plan: ChaosPlan, stage: Stage, evidence: Evidence) -> None:
