@@ -2,7 +2,12 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-try:
-    VERSION = version("pilothouse")
-except PackageNotFoundError:  # run from a source tree that was not installed
-    VERSION = "0+unknown"
+
+def _version() -> str:
+    try:
+        return version("pilothouse")
+    except PackageNotFoundError:  # run from a source tree that was not installed
+        return "0+unknown"
+
+
+VERSION = _version()
