@@ -172,7 +172,7 @@ async def test_after_a_run_that_took_too_long_the_next_turn_works(database_url):
         ],
         turns=["next"],
     )
-    async with running(database_url, script, setup=lambda app: app.agent(agent(), timeout_seconds=0.5)) as server:
+    async with running(database_url, script, setup=lambda app: app.agent(agent(), timeout_seconds=3)) as server:
         response = await server.send("go")
         problem = response.json()
         assert (response.status_code, problem["code"], problem["retryable"]) == (504, "run_timeout", True)
