@@ -2,6 +2,8 @@
 
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from pilothouse.cli.actions.chaos import APP
 from pilothouse.errors import StartupError
 from pilothouse.testing.chaos import ChaosPlan, Outcome, run_chaos
 from pilothouse.testing.chaos.faults import PlannedFault, plan_faults
-from pilothouse.testing.cluster import Child
+from pilothouse.testing.cluster import Child, Postgres
 
 
 def _short_plan(seed: int) -> list[PlannedFault]:
@@ -29,9 +31,17 @@ def in_words(outcome: Outcome) -> str:
     return "\n".join(str(violation) for violation in outcome.violations)
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that PostgreSQL's user can enter, too, where we are root."""
+    with tempfile.TemporaryDirectory(prefix="pilothouse-chaos-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.slow
 async def test_one_server_keeps_its_promises_while_it_is_killed(tmp_path: Path) -> None:
-    outcome = await run_chaos(ChaosPlan(app=APP, folder=tmp_path / "chaos", kills=5, seed=11, clients=4))
+    outcome = await run_chaos(ChaosPlan(app=APP, folder=tmp_path / "chaos", kills=4, seed=11, clients=4))
     assert not outcome.violations, in_words(outcome)
     assert outcome.figures["accepted"] > 5
     assert outcome.figures["taken_over"] > 0
@@ -39,10 +49,10 @@ async def test_one_server_keeps_its_promises_while_it_is_killed(tmp_path: Path) 
 
 
 @pytest.mark.slow
-async def test_a_cluster_keeps_its_promises_while_its_processes_are_killed(tmp_path: Path) -> None:
+async def test_a_cluster_keeps_its_promises_while_its_processes_are_killed(open_folder: Path) -> None:
     plan = ChaosPlan(
         app=APP,
-        folder=tmp_path / "chaos",
+        folder=open_folder,
         kills=4,
         seed=CLUSTER_SEED,
         cluster=True,
@@ -96,3 +106,11 @@ async def test_an_old_folder_is_not_played_in_again(tmp_path: Path) -> None:
     (tmp_path / "ledgers").mkdir()
     with pytest.raises(StartupError, match="holds an earlier run"):
         await run_chaos(ChaosPlan(app=APP, folder=tmp_path, kills=1, seed=1))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as somebody else only where we are root")
+async def test_a_folder_that_postgres_cannot_enter_is_said(open_folder: Path) -> None:
+    shut = open_folder / "shut"
+    shut.mkdir(mode=0o700)
+    with pytest.raises(StartupError, match=r"it can't enter .*shut\. Choose a data folder elsewhere"):
+        await Postgres.at(shut / "data").create()

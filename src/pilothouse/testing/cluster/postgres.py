@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -70,6 +71,7 @@ class Postgres(Child):
         if new:
             self.data.mkdir(parents=True, exist_ok=True)
             if self.user is not None:
+                _require_open_way(self.data.parent, self.user.pw_name)
                 os.chown(self.data, self.user.pw_uid, self.user.pw_gid)
             command = [self.programs / "initdb", "-D", self.data, "-U", "postgres", "--auth=trust", "--encoding=utf8"]
             await run_once([*command, "--no-locale", "--no-sync"], user=self.user, what="Making the PostgreSQL folder")
@@ -82,6 +84,15 @@ class Postgres(Child):
         """Stop at once, as a crash does: open transactions are lost. `start` recovers the rest."""
         self.signal(signal.SIGQUIT)
         await self.ended()
+
+
+def _require_open_way(folder: Path, user: str) -> None:
+    closed = [str(path) for path in (folder, *folder.parents) if not path.stat().st_mode & stat.S_IXOTH]
+    if closed:
+        raise StartupError(
+            f"PostgreSQL refuses to run as root, and as {user} it can't enter {closed[-1]}. "
+            "Choose a data folder elsewhere, such as one in /var/tmp, or be another user than root."
+        )
 
 
 def _programs() -> Path:
