@@ -14,7 +14,7 @@ from pilothouse.testing.chaos.scenarios import message_text
 _AWAY = (aiohttp.ClientError, TimeoutError, OSError)
 _FINAL = frozenset({"run.completed", "run.failed", "run.cancelled"})
 _TURNS = 6
-_PATIENCE_SECONDS = 180
+_PATIENCE_SECONDS = 300
 _MODES = ("whole", "whole", "stream", "stream", "leave", "leave", "leave", "cancel", "cancel", "burst")
 _SCENARIOS = ("text", "text", "pure", "put", "chain", "chain", "wide", "wide", "ask", "retry")
 

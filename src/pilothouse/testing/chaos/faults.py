@@ -23,7 +23,7 @@ class PlannedFault:
 
     Attributes:
         kind: `kill` (SIGKILL; PostgreSQL: immediate stop), `pause` (SIGSTOP, later SIGCONT), `deploy` (SIGTERM).
-        wait: seconds after the last fault.
+        wait: seconds after the last fault, and after the target was there to be hit.
         down: seconds until the process is started again, or goes on.
     """
 
@@ -78,8 +78,8 @@ class Faults:
         """
         async with asyncio.TaskGroup() as returns:
             for number, fault in enumerate(planned, start=1):
-                await asyncio.sleep(fault.wait)
                 await self._until_safe(fault.target)
+                await asyncio.sleep(fault.wait)
                 self._say(f"{number}/{len(planned)} {fault.kind} {fault.target}")
                 self._away.add(fault.target)
                 returns.create_task(self._strike(fault))
