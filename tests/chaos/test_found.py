@@ -13,6 +13,7 @@ from tests.support.node import Node
 from pilothouse.db import Database
 from pilothouse.errors import Unavailable
 from pilothouse.identity.principal import local_principal
+from pilothouse.runs.chat_endpoints import event_bytes
 from pilothouse.runs.events import START
 from pilothouse.runs.reaper import Reaper
 from pilothouse.tools import tool
@@ -55,18 +56,21 @@ async def test_an_answer_is_acted_on_although_the_node_that_took_it_is_stopping(
 class Forgetful:
     """A database that is away right after its n-th write was made: the answer is lost."""
 
-    def __init__(self, inner: Database, *, at: int, unit: str = "") -> None:
+    def __init__(self, inner: Database, *, at: int = 0, unit: str = "") -> None:
         self._inner = inner
         self._at = at
         self._unit = unit
         self.writes = 0
         self.forgot = asyncio.Event()
+        self.away = False
 
     @property
     def dialect(self) -> str:
         return self._inner.dialect
 
     async def read(self, unit: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.away:
+            raise Unavailable("The database can't be reached right now.", code="database_unavailable")
         return await self._inner.read(unit, *args, **kwargs)
 
     async def write(self, unit: Any, *args: Any, **kwargs: Any) -> Any:
@@ -127,3 +131,22 @@ async def test_deltas_whose_write_was_not_acknowledged_are_in_the_log_once(datab
         events = await node.follower.page(accepted.run_id, START, 100)
         texts = [event.data["text"] for event in events if event.type == "text.delta"]
         assert "".join(texts) == "".join(words)
+
+
+async def test_a_stream_ends_quietly_when_the_database_goes_away_and_goes_on_when_it_is_back(
+    database: Database,
+) -> None:
+    fickle = Forgetful(database)
+    async with Node(fickle, payer()) as node:
+        accepted = await node.start("pay")
+        await node.runs.wait(ME, accepted)
+        seen: list[bytes] = []
+        async for chunk in event_bytes(node.runs, ME, accepted.run_id, START):
+            seen.append(chunk)
+            fickle.away = True
+        assert b"approval.requested" in seen[-1]
+        fickle.away = False
+        last = (await node.follower.page(accepted.run_id, START, 100))[-1].place
+        rest = event_bytes(node.runs, ME, accepted.run_id, last)
+        await node.runs.cancel(ME, accepted.run_id)
+        assert b"run.cancelled" in b"".join([chunk async for chunk in rest])

@@ -8,18 +8,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from pilothouse.errors import RunFailure
+from pilothouse.errors import RunFailure, Unavailable
 from pilothouse.http.problems import problem_responses
 from pilothouse.http.sse import EventStreamResponse, encode_event
 from pilothouse.idempotency.http import IdempotencyKey
 from pilothouse.identity.http import Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
+from pilothouse.observability.logs import get_logger
 from pilothouse.runs.events import START, EventPlace
 from pilothouse.runs.present import chat_answer, chat_answer_of
 from pilothouse.runs.requests import ChatRequests
 from pilothouse.runs.schemas import ChatAnswer, ChatRequest
 from pilothouse.runs.service import Accepted, Runs
+
+log = get_logger(__name__)
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
@@ -136,9 +139,15 @@ async def chat_stream(
 
 
 async def event_bytes(runs: Runs, principal: Principal, run_id: str, after: EventPlace) -> AsyncIterator[bytes]:
-    """A run's events as they go over the wire, each batch in one piece."""
-    async for batch in runs.follow(principal, run_id, after):
-        yield b"".join([encode_event(event.id, event.type, event.to_json(run_id)) for event in batch])
+    """A run's events as they go over the wire, each batch in one piece.
+
+    Ends before the last event where the database goes away: the reader goes on from its place when it is back.
+    """
+    try:
+        async for batch in runs.follow(principal, run_id, after):
+            yield b"".join([encode_event(event.id, event.type, event.to_json(run_id)) for event in batch])
+    except Unavailable as error:
+        log.warning("stream_ended_early", run_id=run_id, reason=error.message)
 
 
 async def _wait_while_connected(request: Request, principal: Principal, runs: Runs, accepted: Accepted) -> None:
