@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ T = TypeVar("T")
 _BUSY_MS = 5_000
 _READERS = 3
 _MOST_UNITS_A_COMMIT = 64
+_SWITCH_SECONDS = 0.0005
+"""The event loop must not wait Python's 5 ms for the writer thread to let go of the interpreter."""
 
 
 class _Job:
@@ -79,6 +82,7 @@ class SqliteDatabase:
                 f"The database file {path} can't be opened for writing ({_reason(error)}). "
                 "Check the folder's permissions and that the file is a SQLite database."
             ) from error
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
         database._writer.start()
         return database
 
