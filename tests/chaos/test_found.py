@@ -150,3 +150,20 @@ async def test_a_stream_ends_quietly_when_the_database_goes_away_and_goes_on_whe
         rest = event_bytes(node.runs, ME, accepted.run_id, last)
         await node.runs.cancel(ME, accepted.run_id)
         assert b"run.cancelled" in b"".join([chunk async for chunk in rest])
+
+
+async def test_a_cancel_at_a_stopping_node_is_said_to_be_pending_at_once_and_done_by_another(
+    database: Database,
+) -> None:
+    async with Node(database, payer()) as leaving, Node(database, payer()) as staying:
+        accepted = await leaving.start("pay")
+        await leaving.runs.wait(ME, accepted)
+        leaving.executor.begin_shutdown()
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable, match="has not stopped yet"):
+                await leaving.runs.cancel(ME, accepted.run_id)
+        assert await reaper_of(staying).once() == 1
+        task = staying.executor.task(accepted.run_id)
+        assert task is not None
+        await task
+        assert (await staying.runs.get(ME, accepted.run_id)).state == "cancelled"

@@ -246,6 +246,8 @@ class Runs:
             task = self._executor.cancel(row.id, reason)
             if task is not None:
                 await asyncio.wait([task], timeout=_CANCEL_WAIT_MS / 1000)
+            elif self._executor.stopping:
+                return  # what is wanted is recorded: whoever takes the run up stops it
             else:
                 self._wakeups.reapers_look()
                 await self._follower.wait_for_change(row.id)
