@@ -84,6 +84,8 @@ async def run_chaos(plan: ChaosPlan) -> Outcome:
         lasted = monotonic() - began
         plan.say("faults are over; every run has to end now")
         await _gather(plan, stage, evidence)
+        if not stage.model.running:
+            raise StartupError("The model's process was ended by somebody else, so nothing was proven. Try again.")
     evidence.requests = model_requests(stage.model_ledger)
     evidence.tools = tool_spans(stage.tool_ledger)
     violations = check(evidence)

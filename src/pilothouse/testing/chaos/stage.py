@@ -26,6 +26,7 @@ class Stage:
     urls: list[str]
     token: str
     processes: Mapping[str, Child]
+    model: Child
     model_ledger: Path
     tool_ledger: Path
 
@@ -64,7 +65,7 @@ async def set_up(
             stack.push_async_callback(node.stop)
             processes = {node.name: node}
             urls = [node.url]
-        yield Stage(urls, token, processes, ledgers / "model.jsonl", ledgers / "tools.jsonl")
+        yield Stage(urls, token, processes, provider, ledgers / "model.jsonl", ledgers / "tools.jsonl")
 
 
 async def _single(app: str, folder: Path, environ: Mapping[str, str]) -> tuple[Node, str]:
