@@ -23,6 +23,7 @@ from pilothouse.http.health import health_router
 from pilothouse.http.middleware import add_middleware
 from pilothouse.http.problems import install_problem_handlers
 from pilothouse.identity import endpoints as identity_endpoints
+from pilothouse.kit.collector import calm_collector
 from pilothouse.observability.logs import configure_logging
 from pilothouse.runs import chat_endpoints, websocket
 from pilothouse.runs import endpoints as run_endpoints
@@ -152,7 +153,8 @@ class Pilothouse:
         @asynccontextmanager
         async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
             async with self.running():
-                yield
+                with calm_collector():
+                    yield
 
         api = FastAPI(
             title="Pilothouse",

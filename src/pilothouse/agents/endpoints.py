@@ -13,7 +13,7 @@ from pilothouse.identity.principal import Principal
 router = APIRouter(prefix="/v1/agents", tags=["agents"])
 
 
-def _registry(request: Request) -> AgentRegistry:
+async def _registry(request: Request) -> AgentRegistry:
     return cast("AgentRegistry", request.app.state.agents)
 
 

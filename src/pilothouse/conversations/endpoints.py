@@ -33,7 +33,7 @@ ConversationId = Annotated[str, Path(min_length=1, max_length=40)]
 MessageKey = Annotated[str, Path(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}$", description="A message's `key`.")]
 
 
-def _service(request: Request) -> Conversations:
+async def _service(request: Request) -> Conversations:
     return request.app.state.conversations
 
 

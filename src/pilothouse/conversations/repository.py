@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.engine import Row
 
 from pilothouse.conversations.tables import conversations, messages
@@ -23,6 +23,24 @@ _MESSAGE_COLUMNS = (
 )
 _INSERT_CONVERSATION = insert(conversations)
 _INSERT_MESSAGE = insert(messages)
+# What every turn runs is built once: building a statement costs more than running it.
+_NEXT_TURN = (
+    update(conversations)
+    .where(
+        conversations.c.id == bindparam("b_id"),
+        conversations.c.tenant == bindparam("b_tenant"),
+        conversations.c.owner == bindparam("b_owner"),
+    )
+    .values(turns=conversations.c.turns + 1, updated_at=bindparam("b_now"))
+    .returning(conversations.c.turns, conversations.c.agent, conversations.c.title)
+)
+_HOLD = select(conversations.c.id).where(conversations.c.id == bindparam("b_id")).with_for_update()
+_NEWEST_MESSAGES = (
+    select(*_MESSAGE_COLUMNS)
+    .where(messages.c.conversation_id == bindparam("b_conversation_id"), messages.c.turn < bindparam("b_before_turn"))
+    .order_by(messages.c.turn.desc(), messages.c.seq.desc())
+    .limit(bindparam("b_most"))
+)
 
 
 def insert_conversation(connection: Connection, values: dict[str, Any]) -> None:
@@ -73,16 +91,18 @@ def next_turn(
         The turn, the conversation's agent and its title; None where the caller has no such conversation.
     """
     row = connection.execute(
-        update(conversations)
-        .where(
-            conversations.c.id == conversation_id,
-            conversations.c.tenant == tenant,
-            conversations.c.owner == owner,
-        )
-        .values(turns=conversations.c.turns + 1, updated_at=now)
-        .returning(conversations.c.turns, conversations.c.agent, conversations.c.title)
+        _NEXT_TURN, {"b_id": conversation_id, "b_tenant": tenant, "b_owner": owner, "b_now": now}
     ).first()
     return None if row is None else (row.turns, row.agent, row.title)
+
+
+def hold_conversation(connection: Connection, conversation_id: str) -> None:
+    """Let nobody take a turn in the conversation until the transaction ends.
+
+    SQLite has one writer anyway. The caller executes a run of this conversation.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_HOLD, {"b_id": conversation_id})
 
 
 def list_conversations(
@@ -163,10 +183,8 @@ def load_history(
         The messages, and how many older ones were not loaded.
     """
     newest = connection.execute(
-        select(*_MESSAGE_COLUMNS)
-        .where(messages.c.conversation_id == conversation_id, messages.c.turn < before_turn)
-        .order_by(messages.c.turn.desc(), messages.c.seq.desc())
-        .limit(most + 1)
+        _NEWEST_MESSAGES,
+        {"b_conversation_id": conversation_id, "b_before_turn": before_turn, "b_most": most + 1},
     ).all()
     if len(newest) <= most:
         return [StoredMessage(*row) for row in reversed(newest)], 0

@@ -16,7 +16,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-def _idempotency(request: Request) -> Idempotency:
+async def _idempotency(request: Request) -> Idempotency:
     return cast("Idempotency", request.app.state.idempotency)
 
 

@@ -18,7 +18,7 @@ from pilothouse.kit.clock import to_datetime
 router = APIRouter(prefix="/v1", tags=["identity"])
 
 
-def _keys(request: Request) -> Keys:
+async def _keys(request: Request) -> Keys:
     return cast("Identity", request.app.state.identity).keys
 
 

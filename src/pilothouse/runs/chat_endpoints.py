@@ -47,12 +47,12 @@ EVENT_SCHEMA: dict[str, Any] = {
 """What one event of a stream is, for the OpenAPI document."""
 
 
-def runs_of(request: Request) -> Runs:
+async def runs_of(request: Request) -> Runs:
     """The app's run service."""
     return request.app.state.runs
 
 
-def _requests_of(request: Request) -> ChatRequests:
+async def _requests_of(request: Request) -> ChatRequests:
     return request.app.state.chat_requests
 
 

@@ -29,7 +29,7 @@ RunId = Annotated[str, Path(min_length=1, max_length=40, description="As `run_id
 _EVENTS_LIMIT = 500
 
 
-def _forks(request: Request) -> Forks:
+async def _forks(request: Request) -> Forks:
     return request.app.state.forks
 
 

@@ -291,6 +291,10 @@ def _write_batch(
         if tried and events[-1].number <= durable:
             return True, batch.after(connection) if batch.after is not None else None
         events = [event for event in events if event.number > durable]
+    if batch.after is not None:
+        # What ends a run looks for the next: nobody may queue one unseen meanwhile. Before the run's own row, as
+        # whoever deletes a conversation takes them in this order too.
+        conversation_rows.hold_conversation(connection, place.conversation_id)
     values = batch.run or {"attempt": place.attempt}
     if not repository.write_fenced(connection, place.run_id, place.attempt, values):
         return False, None

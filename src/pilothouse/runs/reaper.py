@@ -3,9 +3,10 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select
+from sqlalchemy import Connection, Row, Select
 
 from pilothouse.db import Database
 from pilothouse.engine import repository as engine_rows
@@ -53,34 +54,28 @@ class Reaper:
 
     async def once(self) -> int:
         """Look now. Returns how many runs were taken up."""
-        for run_id in await self._database.read(repository.to_cancel, self._executor.owner):
-            self._executor.cancel(run_id, "cancelled by its caller")
+        executor = self._executor
+        seen = await self._database.read(_survey, executor.owner, executor.agent_names, alone=self._alone)
+        for run_id in seen.to_cancel:
+            executor.cancel(run_id, "cancelled by its caller")
+        for run_id, attempt in seen.own:
+            if executor.task(run_id) is None:
+                await executor.resume(run_id, states=("running",), if_attempt=attempt)
         taken = 0
-        await self._look_at_own()
-        agents = self._executor.agent_names
-        only_alive = self._executor.owner if self._alone else None
-        orphans = list(await self._database.read(_orphans, only_alive, agents))
-        random.shuffle(orphans)  # nodes that look at the same time begin at different ends
-        for run_id, attempt, crashes in orphans:
-            if crashes >= SUSPECT_CRASHES and self._executor.has_suspect:
+        random.shuffle(seen.orphans)  # nodes that look at the same time begin at different ends
+        for run_id, attempt, crashes in seen.orphans:
+            if crashes >= SUSPECT_CRASHES and executor.has_suspect:
                 continue
-            taken += await self._executor.resume(run_id, states=("running",), if_attempt=attempt) is not None
-        for run_id in await self._database.read(repository.answered, agents):
-            taken += await self._executor.resume(run_id, states=("awaiting_input",)) is not None
-        for conversation_id in await self._database.read(repository.conversations_waiting, agents):
+            taken += await executor.resume(run_id, states=("running",), if_attempt=attempt) is not None
+        for run_id in seen.answered:
+            taken += await executor.resume(run_id, states=("awaiting_input",)) is not None
+        for conversation_id in seen.waiting:
             following = await self._database.read(repository.next_queued, conversation_id)
             if following is not None:
-                taken += await self._executor.resume(following, states=("queued",)) is not None
+                taken += await executor.resume(following, states=("queued",)) is not None
         if taken:
             log.info("runs_taken_up", runs=taken)
         return taken
-
-    async def _look_at_own(self) -> None:
-        """Runs that were accepted here but never begun, because whoever was to begin them was stopped in between."""
-        since = now_ms() - _BEGUN_WITHIN_MS
-        for run_id, attempt in await self._database.read(repository.owned, self._executor.owner, since=since):
-            if self._executor.task(run_id) is None:
-                await self._executor.resume(run_id, states=("running",), if_attempt=attempt)
 
     async def _run(self) -> None:
         while not self._executor.stopping:
@@ -98,6 +93,32 @@ class Reaper:
                 continue
 
 
-def _orphans(connection: Connection, only_alive: str | None, agents: Sequence[str]) -> Sequence[Any]:
-    alive: Select[Any] | Sequence[str] = engine_rows.alive(connection) if only_alive is None else (only_alive,)
-    return repository.orphans(connection, alive, agents=agents, limit=_MOST_AT_ONCE)
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What there is to do.
+
+    Attributes:
+        to_cancel: runs of this process that somebody wants stopped.
+        own: runs that were accepted here a while ago: they may never have begun, where whoever was to begin them was
+            stopped in between. With their attempts.
+        orphans: runs whose process is gone, with their attempts and crashes.
+        answered: runs that rest although nothing waits for a person any more.
+        waiting: conversations with a queued run and no active one.
+    """
+
+    to_cancel: list[str]
+    own: Sequence[Row[str, int]]
+    orphans: list[Row[str, int, int]]
+    answered: list[str]
+    waiting: list[str]
+
+
+def _survey(connection: Connection, owner: str, agents: Sequence[str], *, alone: bool) -> _Seen:
+    alive: Select[Any] | Sequence[str] = (owner,) if alone else engine_rows.alive(connection)
+    return _Seen(
+        to_cancel=repository.to_cancel(connection, owner),
+        own=repository.owned(connection, owner, since=now_ms() - _BEGUN_WITHIN_MS),
+        orphans=list(repository.orphans(connection, alive, agents=agents, limit=_MOST_AT_ONCE)),
+        answered=repository.answered(connection, agents),
+        waiting=repository.conversations_waiting(connection, agents),
+    )

@@ -21,6 +21,20 @@ _UPDATE_STEPS = (
     .where(steps.c.run_id == bindparam("b_run_id"), steps.c.number == bindparam("b_number"))
     .values(state=bindparam("b_state"), error_code=bindparam("b_error_code"), finished_at=bindparam("b_finished_at"))
 )
+# What every turn runs is built once: building a statement costs more than running it.
+_UPDATE_FENCED = update(runs).where(
+    runs.c.id == bindparam("b_id"), runs.c.attempt == bindparam("b_attempt"), runs.c.state == bindparam("b_in_state")
+)
+_OPEN_RUNS = (
+    select(runs.c.id, runs.c.state)
+    .where(runs.c.conversation_id == bindparam("b_conversation_id"), runs.c.finished_at.is_(None))
+    .order_by(runs.c.turn)
+)
+_HELD_RUNS = (
+    select(runs.c.id, runs.c.attempt)
+    .where(tuple_(runs.c.id, runs.c.attempt).in_(bindparam("b_held", expanding=True)), runs.c.state == "running")
+    .with_for_update(read=True)
+)
 
 
 def insert_run(connection: Connection, values: dict[str, Any]) -> None:
@@ -66,31 +80,21 @@ def list_runs(
     ).all()
 
 
-def open_runs_of(connection: Connection, conversation_id: str) -> Sequence[Row[str, str, int]]:
+def open_runs_of(connection: Connection, conversation_id: str) -> Sequence[Row[str, str]]:
     """Runs of a conversation that have not ended, oldest first. The caller has checked whose conversation it is."""
-    return connection.execute(
-        select(runs.c.id, runs.c.state, runs.c.turn)
-        .where(runs.c.conversation_id == conversation_id, runs.c.finished_at.is_(None))
-        .order_by(runs.c.turn)
-    ).all()
+    return connection.execute(_OPEN_RUNS, {"b_conversation_id": conversation_id}).all()
 
 
 def write_fenced(
-    connection: Connection, run_id: str, attempt: int, values: dict[str, Any], *, states: Sequence[str] = ("running",)
+    connection: Connection, run_id: str, attempt: int, values: dict[str, Any], *, state: str = "running"
 ) -> bool:
     """Change a run if this attempt still holds it; on PostgreSQL its row stays locked until the commit.
 
     Returns:
-        False where another attempt has taken the run over or it has left `states`: write nothing more.
+        False where another attempt has taken the run over or it has left `state`: write nothing more.
     """
-    return (
-        connection.execute(
-            update(runs)
-            .where(runs.c.id == run_id, runs.c.attempt == attempt, runs.c.state.in_(states))
-            .values(**values)
-        ).rowcount
-        == 1
-    )
+    place = {"b_id": run_id, "b_attempt": attempt, "b_in_state": state}
+    return connection.execute(_UPDATE_FENCED, {**values, **place}).rowcount == 1
 
 
 def take_over(
@@ -121,11 +125,7 @@ def take_over(
 
 def next_queued(connection: Connection, conversation_id: str) -> str | None:
     """The id of the conversation's oldest waiting run, where no run is active in it."""
-    rows = connection.execute(
-        select(runs.c.id, runs.c.state)
-        .where(runs.c.conversation_id == conversation_id, runs.c.finished_at.is_(None))
-        .order_by(runs.c.turn)
-    ).all()
+    rows = open_runs_of(connection, conversation_id)
     if not rows or any(row.state in ACTIVE for row in rows):
         return None
     return rows[0].id
@@ -240,11 +240,7 @@ def insert_deltas(connection: Connection, rows: Sequence[tuple[str, EventRow]], 
         The runs whose rows were written.
     """
     wanted = {(run_id, row.attempt) for run_id, row in rows}
-    held = connection.execute(
-        select(runs.c.id, runs.c.attempt)
-        .where(tuple_(runs.c.id, runs.c.attempt).in_(wanted), runs.c.state == "running")
-        .with_for_update(read=True)
-    ).all()
+    held = connection.execute(_HELD_RUNS, {"b_held": list(wanted)}).all()
     held_ids = {(row.id, row.attempt) for row in held}
     values = [
         {

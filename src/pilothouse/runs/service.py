@@ -307,9 +307,7 @@ def _decide(connection: Connection, run_id: str, call_id: str, state: str) -> bo
 def _cancel_queued(connection: Connection, run_id: str, reason: str) -> bool:
     """End a run that never began; False where it has begun meanwhile."""
     now = now_ms()
-    if not repository.write_fenced(
-        connection, run_id, 0, {"state": "cancelled", "finished_at": now}, states=("queued",)
-    ):
+    if not repository.write_fenced(connection, run_id, 0, {"state": "cancelled", "finished_at": now}, state="queued"):
         return False
     event = RunEvent(0, repository.last_event_number(connection, run_id) + 1, "run.cancelled", {"reason": reason})
     event.data["took_effect"] = []

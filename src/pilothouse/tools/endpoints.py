@@ -15,7 +15,7 @@ from pilothouse.tools.service import ToolService
 router = APIRouter(prefix="/v1/tools", tags=["tools"])
 
 
-def _service(request: Request) -> ToolService:
+async def _service(request: Request) -> ToolService:
     return cast("ToolService", request.app.state.tools)
 
 

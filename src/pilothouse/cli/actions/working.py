@@ -10,6 +10,7 @@ from sqlalchemy import make_url
 from pilothouse.app import Pilothouse
 from pilothouse.cli.actions.target import load_target
 from pilothouse.errors import StartupError
+from pilothouse.kit.collector import calm_collector
 
 
 def run_worker(target: str) -> None:
@@ -33,6 +34,7 @@ async def _work(app: Pilothouse) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with app.running():
-        typer.echo("Working. Ctrl-C stops it in order.")
-        sys.stdout.flush()
-        await stopping.wait()
+        with calm_collector():
+            typer.echo("Working. Ctrl-C stops it in order.")
+            sys.stdout.flush()
+            await stopping.wait()
