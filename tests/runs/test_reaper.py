@@ -1,11 +1,14 @@
 """What the reaper finds and continues."""
 
+import pytest
 from pydantic_ai import Agent
 from sqlalchemy import update
 from tests.support.server import running
 
 from pilothouse.identity.principal import Principal
+from pilothouse.runs import repository
 from pilothouse.runs.admit import NewRun, admit
+from pilothouse.runs.events import EventRow
 from pilothouse.runs.tables import runs
 from pilothouse.testing.provider import Script
 
@@ -56,7 +59,7 @@ async def test_a_run_that_was_handed_over_counts_no_crash(database_url):
 
 async def test_the_third_crash_parks_a_run_with_its_reason_and_the_conversation_goes_on(database_url):
     async with running(database_url, Script(turns=["Hello."]), agents=[Agent(name="helper")]) as server:
-        run_id = await admitted(server, lease_owner="node_dead", crashes=2)
+        run_id = await admitted(server, lease_owner="node_dead", crashes=2, attempt=3)
         await server.services.reaper.once()
         event = await ended(server, run_id)
         assert (event.type, event.data["error"]["code"]) == ("run.failed", "poisoned")
@@ -70,6 +73,17 @@ async def test_the_third_crash_parks_a_run_with_its_reason_and_the_conversation_
         )
         accepted = await server.services.runs.start(new)
         assert (await server.services.runs.wait(principal(), accepted)).text == "Hello."
+
+
+@pytest.mark.parametrize(("progress_in", "crashes", "end"), [(5, 5, "completed"), (4, 5, "failed"), (9, 9, "failed")])
+async def test_crashes_count_against_a_run_while_it_does_not_get_on(database_url, progress_in, crashes, end):
+    """Kills from outside hit innocent runs too: who has recorded something since is not what ends processes."""
+    async with running(database_url, Script(turns=["Hello."]), agents=[Agent(name="helper")]) as server:
+        run_id = await admitted(server, lease_owner="node_dead", crashes=crashes, attempt=crashes + 1)
+        rows = [EventRow(progress_in, 3, "tool.finished", "{}")]
+        await server.database.write(repository.insert_events, run_id, rows, 1)
+        await server.services.reaper.once()
+        assert (await ended(server, run_id)).type == f"run.{end}"
 
 
 async def test_runs_of_agents_that_are_not_here_are_left_for_who_has_them(database_url):

@@ -33,7 +33,7 @@ from pilothouse.runs.failures import failure_of
 from pilothouse.runs.journal import Journal, RunPlace
 from pilothouse.runs.live import LiveRuns
 from pilothouse.runs.prepare import deps_of, instructions_of, model_of
-from pilothouse.runs.resume import restore, take_over
+from pilothouse.runs.resume import SUSPECT_CRASHES, restore, take_over
 from pilothouse.runs.steps import RunHooks
 from pilothouse.usage.prices import format_usd
 
@@ -41,8 +41,8 @@ log = get_logger(__name__)
 
 _ANSWER_TOKENS = 4_096
 _UNKNOWN_WINDOW = 32_000
-SUSPECT_CRASHES = 2
-MOST_CRASHES = 3
+_MOST_CRASHES_IN_PLACE = 3
+_MOST_CRASHES = 10  # of a run that gets on a little each time
 _NO_LIMITS = UsageLimits(request_limit=None)
 
 
@@ -181,10 +181,10 @@ class Executor:
         restore(run, stored)
         if doomed is not None:
             run.doomed = doomed
-        elif row.crashes >= MOST_CRASHES:
+        elif stored.crashes_in_place >= _MOST_CRASHES_IN_PLACE or row.crashes >= _MOST_CRASHES:
             run.doomed = poisoned(row.crashes)
         task = self._spawn(run)
-        if row.crashes >= SUSPECT_CRASHES:
+        if stored.crashes_in_place >= SUSPECT_CRASHES:
             self._suspects.add(run_id)
         if row.cancel_requested_at is not None:
             self.cancel(run_id, "cancelled by its caller")

@@ -14,7 +14,8 @@ from pilothouse.errors import PilothouseError
 from pilothouse.kit.clock import now_ms
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import repository
-from pilothouse.runs.execute import SUSPECT_CRASHES, Executor
+from pilothouse.runs.execute import Executor
+from pilothouse.runs.resume import SUSPECT_CRASHES
 
 log = get_logger(__name__)
 

@@ -283,6 +283,15 @@ def last_event_number(connection: Connection, run_id: str) -> int:
     ).scalar_one()
 
 
+def last_attempt_with(connection: Connection, run_id: str, types: Sequence[str]) -> int:
+    """The newest attempt of a run whose log holds an event of these types; 0 where none does."""
+    return connection.execute(
+        select(func.coalesce(func.max(run_events.c.attempt), 0)).where(
+            run_events.c.run_id == run_id, run_events.c.type.in_(types)
+        )
+    ).scalar_one()
+
+
 def last_event_of(connection: Connection, run_id: str, attempt: int) -> int:
     """The highest event number an attempt has in the run's log; 0 where it has none."""
     return connection.execute(

@@ -18,10 +18,17 @@ from pilothouse.runs.active import ActiveRun, OpenCall, Totals
 from pilothouse.runs.admit import started_event
 from pilothouse.runs.events import RunEvent, to_rows
 
+SUSPECT_CRASHES = 2
+"""A run under which so many processes ended in one place is watched: one at a time, to tell which it is."""
+
 
 @dataclass(slots=True)
 class Resumption:
-    """What is stored of a run that is to be continued."""
+    """What is stored of a run that is to be continued.
+
+    Attributes:
+        crashes_in_place: processes that ended under it since it last recorded an answer or a result.
+    """
 
     row: Row[Any]
     history: list[StoredMessage]
@@ -29,6 +36,7 @@ class Resumption:
     own: list[StoredMessage]
     steps: Sequence[Row[Any]]
     events: list[RunEvent]
+    crashes_in_place: int
 
     @property
     def next_step(self) -> int:
@@ -71,7 +79,15 @@ def take_over(
         own=conversation_rows.load_turn(connection, row.conversation_id, row.turn),
         steps=steps,
         events=events,
+        crashes_in_place=_crashes_in_place(connection, row),
     )
+
+
+def _crashes_in_place(connection: Connection, row: Row[Any]) -> int:
+    if row.crashes < SUSPECT_CRASHES:
+        return row.crashes
+    progress = repository.last_attempt_with(connection, row.id, ("message", "tool.finished"))
+    return min(row.crashes, row.attempt - max(progress, 1))
 
 
 def _next_step(steps: Sequence[Row[Any]]) -> int:
