@@ -7,10 +7,13 @@ import pytest
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
+from tests.promises.test_p5_stop_means_stopped import Tools, calling
 from tests.support.node import Crash, CutDatabase, Node
+from tests.support.server import running
 
 from pilothouse.identity.principal import local_principal
 from pilothouse.runs.events import RunEvent
+from pilothouse.testing.provider import ToolCall
 from pilothouse.tools import current_tool_call, tool
 
 ME = local_principal()
@@ -263,3 +266,21 @@ async def test_an_answer_that_comes_while_other_calls_still_run_is_not_lost(data
             pass
         assert (await node.runs.get(ME, accepted.run_id)).state == "completed"
         assert paid == ["paid"]
+
+
+async def test_a_call_that_waits_for_a_person_leaves_the_calls_beside_it_alone(database_url):
+    """The one that waits comes first: those after it have not even begun when it does."""
+    tools = Tools()
+    script = calling(ToolCall(name="ask", arguments={}), ToolCall(name="hold", arguments={"name": "x"}))
+    async with running(database_url, script, setup=tools.agent()) as server, server.stream("go") as stream:
+        asked = await stream.until("approval.requested")
+        await tools.entered.wait()
+        assert not tools.cancelled.is_set()
+        tools.go_on.set()
+        finished = await stream.until("tool.finished")
+        assert (finished.data["name"], finished.data["status"]) == ("hold", "ok")
+        answer = {"call_id": asked.data["call_id"], "approve": True}
+        while (await server.run(stream.run_id))["state"] != "awaiting_input":
+            await asyncio.sleep(0.01)
+        assert (await server.post(f"/v1/runs/{stream.run_id}/input", answer)).status_code in (200, 202)
+        assert (await stream.until("run.completed")).data["text"] == "after the tools"

@@ -4,9 +4,16 @@ import asyncio
 from typing import Any
 
 from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+from sqlalchemy import Connection
+from sqlalchemy.util import await_only
 from tests.promises.test_p5_stop_means_stopped import Tools, calling
+from tests.support.node import Node
 from tests.support.server import running
 
+from pilothouse.runs.admit import _admit, _user_message
+from pilothouse.runs.events import START
 from pilothouse.testing.provider import Rule, Script, ToolCall, Turn, When
 
 HOLD = ToolCall(name="hold", arguments={"name": "x"})
@@ -164,3 +171,36 @@ async def test_a_new_conversation_of_one_agent_is_not_continued_by_another(datab
     async with running(database_url, Script(turns=["Hello."]), agents=agents) as server:
         conversation = (await server.chat("hi", agent="one"))["conversation_id"]
         assert (await server.chat("hi", conversation_id=conversation))["agent"] == "one"
+
+
+async def test_a_message_queued_in_the_instant_the_active_run_ends_is_started_by_its_end(database):
+    """Nobody looks for it later: this node has no reaper."""
+    answered, admitted, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def answer(_messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+        await answered.wait()
+        return ModelResponse(parts=[TextPart("done")])
+
+    async with Node(database, Agent(FunctionModel(answer), name="helper")) as node:
+        first = await node.start("one")
+        second = node.new("two", conversation_id=first.conversation_id, on_busy="queue")
+
+        def slow_admission(connection: Connection) -> str:
+            message = _user_message(second)
+            made = _admit(connection, second, message=message, owner="x", queue_length=3, forked_from=None)
+            admitted.set()
+            if connection.dialect.name == "postgresql":  # SQLite has one writer: there is no such instant
+                await_only(go_on.wait())
+            return made.run_id
+
+        admission = asyncio.create_task(database.write(slow_admission))
+        await admitted.wait()
+        answered.set()
+        await asyncio.sleep(0.2)
+        go_on.set()
+        run_id = await admission
+        async with asyncio.timeout(10):
+            await first.task
+            async for batch in node.follower.follow(run_id, START):
+                last = batch[-1]
+        assert last.type == "run.completed"

@@ -120,7 +120,7 @@ class Node:
 
     async def abandon(self, tasks: Iterable[asyncio.Task[Any] | None] = ()) -> None:
         """Let go of a dead process's tasks, as its end would."""
-        for task in tasks:
+        for task in [*tasks, self.deltas._task]:
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)

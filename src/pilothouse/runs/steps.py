@@ -164,6 +164,8 @@ async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> None:
     run.suspended = True
     run.executing -= 1
     try:
+        # Shown at once; and while it is written the response's other calls have begun, which must be waited for.
+        await run.journal.commit()
         while run.executing:
             run.idle.clear()
             await run.idle.wait()
