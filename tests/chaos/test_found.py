@@ -9,13 +9,18 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from tests.support.node import Node
+from tests.support.server import running
 
 from pilothouse.db import Database
 from pilothouse.errors import Unavailable
 from pilothouse.identity.principal import local_principal
+from pilothouse.runs import repository
+from pilothouse.runs.active import ActiveRun
+from pilothouse.runs.admit import NewRun
 from pilothouse.runs.chat_endpoints import event_bytes
 from pilothouse.runs.events import START
 from pilothouse.runs.reaper import Reaper
+from pilothouse.testing.provider import Script
 from pilothouse.tools import tool
 
 ME = local_principal()
@@ -167,3 +172,83 @@ async def test_a_cancel_at_a_stopping_node_is_said_to_be_pending_at_once_and_don
         assert task is not None
         await task
         assert (await staying.runs.get(ME, accepted.run_id)).state == "cancelled"
+
+
+class Paused:
+    """The standing of a process that is paused at a chosen instant, for so long that another one takes its runs."""
+
+    def __init__(self, database: Database, run_id: list[str]) -> None:
+        self._database = database
+        self._run_id = run_id
+        self.owner = "node_paused"
+        self.generation = 0
+        self.lapsed = False
+
+    def held(self) -> bool:
+        return not self.lapsed
+
+    async def regained(self) -> None:
+        for run_id in self._run_id:
+            await self._database.write(
+                repository.take_over, run_id, owner="node_other", now=1, states=("running",), if_attempt=1
+            )
+        self.lapsed = False
+        self.generation += 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_process_paused_on_the_way_to_the_socket_sends_nothing_when_it_goes_on(
+    database_url: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(database_url, Script(turns=["Hello."]), agents=[Agent(name="helper")]) as server:
+        run_ids: list[str] = []
+        paused = Paused(server.database, run_ids)
+        executor = server.services.executor
+        executor._ownership = paused
+        begin = ActiveRun.begin_model_step
+
+        def begin_and_pause(run: ActiveRun, name: str) -> None:
+            begin(run, name)
+            run_ids.append(run.run_id)
+            paused.lapsed = True
+
+        monkeypatch.setattr(ActiveRun, "begin_model_step", begin_and_pause)
+        new = NewRun(principal=ME, agent=executor._agents.get("helper"), message="Hi", stream=stream)
+        accepted = await server.services.runs.start(new)
+        assert accepted.task is not None
+        assert await accepted.task is None
+        assert server.provider.requests == []
+        row = await server.services.runs.get(ME, accepted.run_id)
+        assert (row.state, row.lease_owner, row.attempt) == ("running", "node_other", 2)
+
+
+async def test_a_process_paused_on_the_way_to_a_tool_does_not_begin_it(database: Database) -> None:
+    called: list[str] = []
+
+    @tool(effect="pure")
+    async def look() -> str:
+        called.append("look")
+        return "seen"
+
+    def answer(_messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+        return ModelResponse(parts=[ToolCallPart("look", {}, tool_call_id="call_1")])
+
+    run_ids: list[str] = []
+    paused = Paused(database, run_ids)
+
+    class Pausing(Forgetful):
+        """Pauses the process while it waits for its intent to be recorded."""
+
+        async def write(self, unit: Any, *args: Any, **kwargs: Any) -> Any:
+            result = await self._inner.write(unit, *args, **kwargs)
+            if unit.__name__ == "_write_batch" and args[1].new_steps:
+                run_ids.append(args[0].run_id)
+                paused.lapsed = True
+            return result
+
+    async with Node(Pausing(database), Agent(FunctionModel(answer), name="looker", tools=[look])) as node:
+        node.executor._ownership = paused
+        accepted = await node.start("look")
+        assert accepted.task is not None
+        assert await accepted.task is None
+        assert called == []

@@ -1,15 +1,21 @@
 """`pilothouse replay`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pilothouse.cli.options import AsJson
 
+Ignorable = Literal["instructions", "tools"]
+
 
 def replay(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="As in `pilothouse runs list`: run_…")],
     target: Annotated[str, typer.Option("--app", metavar="MODULE:APP", help="Your application, as main:app.")],
+    ignore: Annotated[
+        list[Ignorable] | None,
+        typer.Option("--ignore", help="May differ: instructions that hold the time, tools that come and go."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recorded run again with your code as it is now, offline, and show the first difference.
@@ -19,4 +25,4 @@ def replay(
     """
     from pilothouse.cli.actions.replay import replay_run as action  # noqa: PLC0415 - loaded on use
 
-    action(run_id, target, as_json=as_json)
+    action(run_id, target, ignore=ignore or [], as_json=as_json)

@@ -8,8 +8,9 @@ import httpx2
 from pydantic_ai.models import Model
 
 from pilothouse.errors import StartupError
+from pilothouse.kit.caches import keep
 from pilothouse.llm.check import check_credentials, check_models
-from pilothouse.llm.models import Models, split_reference
+from pilothouse.llm.models import MOST_MODELS, Models, split_reference
 from pilothouse.llm.resilient import ResilientModel, Retries
 from pilothouse.llm.tokens import window_of
 from pilothouse.llm.transport import AiohttpTransport
@@ -76,12 +77,13 @@ class ModelGateway:
         key: _Key = (tuple(names), timeout_seconds)
         made = self._made.get(key)
         if made is None:
-            made = self._made[key] = ResilientModel(
+            resilient = ResilientModel(
                 self._models.get(reference),
                 fallback=[self._models.get(other) for other in fallback],
                 retries=self._retries,
                 timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
             )
+            made = keep(self._made, key, resilient, most=MOST_MODELS)
         return made
 
     def knows(self, reference: str) -> bool:

@@ -7,11 +7,15 @@ import httpx2
 from pydantic_ai.models import Model, infer_model
 
 from pilothouse.errors import StartupError
+from pilothouse.kit.caches import keep
 from pilothouse.llm.adopt import adopt
 from pilothouse.llm.credentials import Credentials, credentials_for, split_reference
 from pilothouse.settings import Settings
 
-__all__ = ["Credentials", "Models", "credentials_for", "split_reference"]
+__all__ = ["MOST_MODELS", "Credentials", "Models", "credentials_for", "split_reference"]
+
+MOST_MODELS = 256
+"""Callers name models too, where they fork runs: so many are kept ready."""
 
 
 class _Maker(Protocol):
@@ -50,7 +54,7 @@ class Models:
             return self.taken_over(reference) or reference
         model = self._models.get(reference)
         if model is None:
-            model = self._models[reference] = self._build(reference)
+            model = keep(self._models, reference, self._build(reference), most=MOST_MODELS)
         return model
 
     def taken_over(self, model: Model) -> Model | None:

@@ -11,6 +11,7 @@ import httpx2
 from yarl import URL
 
 from pilothouse.llm.deltas import StreamTrace, current_trace
+from pilothouse.llm.guard import current_guard
 from pilothouse.llm.pace import Pace, Watch
 from pilothouse.llm.proxies import Proxies
 from pilothouse.llm.shortway import ShortWay
@@ -71,6 +72,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         # Credentials in the address are in the headers by now.
         url = URL(str(request.url), encoded=True).with_user(None)
         proxy, proxy_headers = self._proxies.proxy_for(url)
+        if (guard := current_guard.get()) is not None:
+            await guard()
         try:
             response = await self._open_session().request(
                 request.method,

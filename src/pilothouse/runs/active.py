@@ -22,10 +22,11 @@ from pilothouse.agents.registry import ServedAgent
 from pilothouse.conversations.present import arguments_of, call_document, reasoning_of, response_text
 from pilothouse.conversations.transcript import StoredMessage, encode
 from pilothouse.engine.leases import Ownership
-from pilothouse.errors import RunFailure
+from pilothouse.errors import PilothouseError, RunFailure
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import canonical_hash, dumps
+from pilothouse.llm.guard import RequestStopped
 from pilothouse.llm.tokens import estimate_tokens
 from pilothouse.runs.clean import column_text, encode_response
 from pilothouse.runs.errors import HandOver, stalled
@@ -106,7 +107,6 @@ class ActiveRun:
     cancel_reason: str | None = None
     doomed: RunFailure | None = None
     executing: int = 0
-    suspended: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     partial_text: list[str] = field(default_factory=list[str])
     first_token_at: float | None = None
@@ -116,6 +116,7 @@ class ActiveRun:
     may_repeat: bool = False
     tail_recorded: bool = False
     generation: int = 0
+    _told: dict[str, str] = field(default_factory=dict[str, str])
     _last_call: str = ""
     _repeats: int = 0
 
@@ -149,11 +150,26 @@ class ActiveRun:
         if self.handing_over:
             await self.journal.commit()
             raise HandOver
+        await self.still_ours()
+
+    async def still_ours(self) -> None:
+        """See that no other process can have taken the run over.
+
+        Raises:
+            Fenced: another process has the run.
+        """
         if self.ownership.held() and self.generation == self.ownership.generation:
             return
         await self.ownership.regained()
         await self.journal.commit()
         self.generation = self.ownership.generation
+
+    async def guard_request(self) -> None:
+        """As `still_ours`, for the transport of model requests."""
+        try:
+            await self.still_ours()
+        except PilothouseError as error:
+            raise RequestStopped(error) from error
 
     # --- recording ---
 
@@ -168,8 +184,16 @@ class ActiveRun:
             self.journal.show_now("step.restarted", step=self.step, reason="run_continued")
         self.journal.show_now("step.started", step=self.step, model=model_name)
 
-    def record_response(self, response: ModelResponse, *, started_at: int, started: float) -> None:
+    def record_response(
+        self, response: ModelResponse, *, told: dict[str, str], started_at: int, started: float
+    ) -> None:
         """A model response: message, step, usage and cost, and its calls as open.
+
+        Args:
+            response: what the model said.
+            told: what it had been told beside the messages.
+            started_at: when it was asked, in milliseconds since 1970.
+            started: the same on the monotonic clock.
 
         Raises:
             RunFailure: the same tool was called with the same arguments too often in a row. Recorded all the same.
@@ -194,10 +218,12 @@ class ActiveRun:
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cache_read_tokens,
             cost_nano_usd=cost,
+            told=None if told == self._told else dumps(told),
             first_token_ms=None if first is None else round((first - started) * 1000),
             started_at=started_at,
             finished_at=now_ms(),
         )
+        self._told = told
         self._state_message(response, cost)
         self.text = response_text(response)
         calls = response.tool_calls

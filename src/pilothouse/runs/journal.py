@@ -262,6 +262,7 @@ _STEP_COLUMNS = (
     "effect",
     "idempotency_key",
     "arguments",
+    "told",
     "error_code",
     "input_tokens",
     "output_tokens",

@@ -4,7 +4,7 @@ The model's answers and the tools' results are the recorded ones: no provider is
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from pilothouse.kit.jsons import dumps, loads
 from pilothouse.runs import repository
 from pilothouse.runs.prepare import instructions_of
 from pilothouse.runs.steps import recorded_value
+from pilothouse.runs.told import INSTRUCTIONS, instructions_in, told_to_model
 
 Handler = Callable[[Any], Awaitable[Any]]
 
@@ -82,6 +83,7 @@ class _Recording:
     history: list[StoredMessage]
     own: list[StoredMessage]
     tools_known: set[tuple[int, str]]
+    told: dict[int, dict[str, str]]
     responses: list[tuple[int, ModelResponse]] = field(default_factory=list[tuple[int, ModelResponse]])
     given: int = 0
 
@@ -98,8 +100,9 @@ class _Recording:
 
 
 class _Replay(AbstractCapability[Any]):
-    def __init__(self, recording: _Recording) -> None:
+    def __init__(self, recording: _Recording, *, ignore: Collection[str]) -> None:
         self._recording = recording
+        self._ignore = ignore
 
     async def wrap_model_request(
         self,
@@ -116,10 +119,11 @@ class _Replay(AbstractCapability[Any]):
                 raise _RecordingEnds
             raise _Differs(Difference(step, "the model is asked again where the run had ended", None, "a request"))
         _compare(step, recording.request_before(number), request_context.messages[-1])
+        if (told := recording.told.get(step)) is not None:
+            _compare_told(step, told, request_context, self._ignore)
         recording.given += 1
         response = recording.responses[number][1]
-        parameters = request_context.model_request_parameters
-        offered = {tool.name for tool in (*parameters.function_tools, *parameters.output_tools)}
+        offered = {tool.name for tool in _tools_of(request_context)}
         for call in response.tool_calls:
             known_then = (step, call.tool_call_id) in recording.tools_known
             if call.tool_name not in offered and known_then:
@@ -144,8 +148,14 @@ class _Replay(AbstractCapability[Any]):
         return recorded_value(row)
 
 
-async def replay(database: Database, agents: AgentRegistry, run_id: str) -> Replayed:
+async def replay(database: Database, agents: AgentRegistry, run_id: str, *, ignore: Collection[str] = ()) -> Replayed:
     """Run it again against its recording.
+
+    Args:
+        database: where it is recorded.
+        agents: as the code now defines them.
+        run_id: which run.
+        ignore: `instructions`, where they are never the same twice (they hold the time), or `tools`.
 
     Raises:
         NotFound: there is no such run, or its agent is not served any more.
@@ -157,7 +167,7 @@ async def replay(database: Database, agents: AgentRegistry, run_id: str) -> Repl
     difference = _prompt_difference(recording.row, agent)
     if difference is None:
         try:
-            difference = await _run(recording, agent)
+            difference = await _run(recording, agent, ignore)
         except _Differs as found:
             difference = found.difference
         except _RecordingEnds:
@@ -165,9 +175,9 @@ async def replay(database: Database, agents: AgentRegistry, run_id: str) -> Repl
     return Replayed(run_id, agent.name, recording.given, difference)
 
 
-async def _run(recording: _Recording, agent: ServedAgent) -> Difference | None:
+async def _run(recording: _Recording, agent: ServedAgent, ignore: Collection[str]) -> Difference | None:
     context: dict[str, Any] = recording.row.request.get("context") or {}
-    capabilities: list[AbstractCapability[Any]] = [_Replay(recording)]
+    capabilities: list[AbstractCapability[Any]] = [_Replay(recording, ignore=ignore)]
     if agent.has_system_prompt:
         capabilities.append(ReinjectSystemPrompt[Any]())
     retries = agent.limits.argument_retries
@@ -226,6 +236,31 @@ def _compare(step: int, recorded: ModelMessage, now: ModelMessage) -> None:
         raise _Differs(Difference(step, "what is sent to the model is otherwise", *first))
 
 
+def _compare_told(step: int, told: dict[str, str], request: ModelRequestContext, ignore: Collection[str]) -> None:
+    """The instructions and tools of a request beside those of then, of which only hashes are kept."""
+    now = told_to_model(request)
+    for name in told | now:
+        before, after = told.get(name), now.get(name)
+        kind = INSTRUCTIONS if name == INSTRUCTIONS else "tools"
+        if before == after or kind in ignore:
+            continue
+        if name == INSTRUCTIONS:
+            text = instructions_in(request)
+            raise _Differs(Difference(step, "the instructions are others", f"those of hash {before}", text))
+        if after is None:
+            raise _Differs(Difference(step, f"the {name} is not offered any more", name, None))
+        if before is None:
+            raise _Differs(Difference(step, f"the {name} is offered, which it was not", None, name))
+        schema = next(found for found in _tools_of(request) if f"tool {found.name}" == name)
+        shown = dumps([schema.description, schema.parameters_json_schema])
+        raise _Differs(Difference(step, f"the {name} is described otherwise", f"that of hash {before}", shown))
+
+
+def _tools_of(request: ModelRequestContext) -> Sequence[ToolDefinition]:
+    parameters = request.model_request_parameters
+    return (*parameters.function_tools, *parameters.output_tools)
+
+
 def _shown(message: ModelMessage) -> Sequence[str]:
     shown: list[str] = []
     for part in message.parts:
@@ -245,16 +280,28 @@ def _load(connection: Connection, run_id: str, agents: AgentRegistry) -> _Record
     most = agents.get(row.agent).limits.history_messages
     history, _ = conversation_rows.load_history(connection, row.conversation_id, before_turn=row.turn, most=most)
     own = conversation_rows.load_turn(connection, row.conversation_id, row.turn)
+    steps = repository.load_steps(connection, run_id)
     known = {
-        (step.model_step, step.call_id)
-        for step in repository.load_steps(connection, run_id)
-        if step.kind == "tool" and step.error_code != "unknown_tool"
+        (step.model_step, step.call_id) for step in steps if step.kind == "tool" and step.error_code != "unknown_tool"
     }
-    recording = _Recording(row, history, own, known)
+    recording = _Recording(row, history, own, known, _told(steps))
     for stored, message in zip(own, decode(own), strict=True):
         if isinstance(message, ModelResponse):
             recording.responses.append((stored.step, message))
     return recording
+
+
+def _told(steps: Sequence[Row[Any]]) -> dict[int, dict[str, str]]:
+    """What the model was told in each step; a step without an entry was told what the one before was."""
+    told: dict[int, dict[str, str]] = {}
+    latest: dict[str, str] | None = None
+    for step in steps:
+        if step.kind != "model":
+            continue
+        latest = loads(step.told) if step.told else latest
+        if latest is not None:
+            told[step.number] = latest
+    return told
 
 
 async def _deps(row: Row[Any], agent: ServedAgent, context: dict[str, Any]) -> Any:

@@ -28,10 +28,12 @@ from pilothouse.errors import PilothouseError, RunFailure
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import dumps
 from pilothouse.llm.deltas import current_sink
+from pilothouse.llm.guard import RequestStopped, current_guard
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.active import ActiveRun, OpenCall, current_run
 from pilothouse.runs.clean import column_text, result_value, with_sound_calls
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, iterations_exceeded
+from pilothouse.runs.told import told_to_model
 from pilothouse.tools.context import ToolCall, serving
 from pilothouse.tools.policy import ToolPolicy
 from pilothouse.tools.results import classify_exception, error_in, shorten, tool_error
@@ -77,16 +79,22 @@ async def model_step(run: ActiveRun, request: ModelRequestContext, handler: Hand
     await run.before_step()
     run.iterations += 1
     run.begin_model_step(request.model.model_name)
+    told = told_to_model(request)
     started_at, started = now_ms(), time.monotonic()
+    guard = current_guard.set(run.guard_request)
     try:
         response = with_sound_calls(await handler(request))
+    except RequestStopped as stopped:
+        raise stopped.reason from stopped
     except RunFailure as failure:
         run.record_failed_step(failure.code, started_at=started_at)
         raise
     except asyncio.CancelledError:
         run.record_failed_step("cancelled", started_at=started_at, state="cancelled")
         raise
-    run.record_response(response, started_at=started_at, started=started)
+    finally:
+        current_guard.reset(guard)
+    run.record_response(response, told=told, started_at=started_at, started=started)
     return response
 
 
@@ -161,7 +169,6 @@ async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> None:
             effect=policy.effect,
             reason="in_doubt" if in_doubt else "approval",
         )
-    run.suspended = True
     run.executing -= 1
     try:
         # Shown at once; and while it is written the response's other calls have begun, which must be waited for.
@@ -189,6 +196,7 @@ async def _execute(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: d
         effect=policy.effect,
     )
     await run.journal.commit()
+    await run.still_ours()
     started = time.monotonic()
     try:
         value = await _call(run, opened, policy, args, handler)

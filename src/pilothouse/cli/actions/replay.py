@@ -1,6 +1,7 @@
 """Replay a recorded run, and show where today's code goes another way."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import asdict
 
 import typer
@@ -13,7 +14,7 @@ from pilothouse.kit.jsons import dumps
 from pilothouse.runs.replay import Replayed, replay
 
 
-def replay_run(run_id: str, target: str, *, as_json: bool) -> None:
+def replay_run(run_id: str, target: str, *, ignore: Collection[str], as_json: bool) -> None:
     """Print the first difference.
 
     Raises:
@@ -21,15 +22,15 @@ def replay_run(run_id: str, target: str, *, as_json: bool) -> None:
         NotFound: there is no such run, or its agent is not served any more.
         typer.Exit: with 1 where there is a difference.
     """
-    replayed = asyncio.run(_replay(load_target(target), run_id))
+    replayed = asyncio.run(_replay(load_target(target), run_id, ignore))
     typer.echo(dumps(asdict(replayed)) if as_json else _text(replayed))
     if replayed.difference is not None:
         raise typer.Exit(1)
 
 
-async def _replay(app: Pilothouse, run_id: str) -> Replayed:
+async def _replay(app: Pilothouse, run_id: str, ignore: Collection[str]) -> Replayed:
     async with configured_database(app.settings) as database:
-        return await replay(database, app.agents, run_id)
+        return await replay(database, app.agents, run_id, ignore=ignore)
 
 
 def _text(replayed: Replayed) -> str:
