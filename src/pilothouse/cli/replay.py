@@ -1,12 +1,18 @@
 """`pilothouse replay`."""
 
-from typing import Annotated, Literal
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
 from pilothouse.cli.options import AsJson
 
-Ignorable = Literal["instructions", "tools"]
+
+class Ignorable(StrEnum):
+    """What a replay may leave uncompared."""
+
+    INSTRUCTIONS = "instructions"
+    TOOLS = "tools"
 
 
 def replay(
