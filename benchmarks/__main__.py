@@ -5,17 +5,18 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import idle, machine, report, scenarios
+from benchmarks import idle, journal, machine, report, scenarios
 from benchmarks.measure import Rig, measure
 from benchmarks.processes import Server
 from benchmarks.scenarios import CLIENTS, Plan, Results
 
-COMMANDS = ("all", "turns", "tools", "streams", "paced", "long", "idle", "postgres")
+COMMANDS = ("all", "turns", "tools", "streams", "paced", "long", "idle", "postgres", "journal")
 _PARTS: dict[str, str] = {"turns": "answers", "tools": "answers", "streams": "answers"}
 QUICK = Plan(rounds=1, turns=120, tools=60, streams=48, lone_streams=8, paced_seconds=4, levels=(20, 60),
              long_each=16, held=100)  # fmt: skip
@@ -31,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.profile:
             print(_profile(options.profile, plan, kind=options.profiler, level=options.level, seconds=options.seconds))
+            return 0
+        if options.command == "journal":
+            with tempfile.TemporaryDirectory(prefix="pilothouse-benchmark-") as folder:
+                print(report.journal(journal.journal_on_sqlite(Path(folder), plan.turns)))
             return 0
         _run(options, plan)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from benchmarks.idle import idle_rows
+from benchmarks.journal import JournalCost
 from benchmarks.scenarios import Figures, Results, at_full_speed
 from benchmarks.workload import IDEAL_PACED_SECONDS
 
@@ -124,6 +125,12 @@ def postgres(results: Results) -> str:
         for column, one in columns.items()
     ]
     return table(("d on PostgreSQL", "p50 ms", "p99 ms", "CPU ms each", "others' share"), rows)
+
+
+def journal(cost: JournalCost) -> str:
+    """What the journal adds to a turn."""
+    row = ("a turn on SQLite", f"{cost.cpu_ms:.2f}", f"{cost.write_ms:.2f}", f"{cost.kilobytes:.1f}")
+    return table(("journal", "CPU ms", "waited ms", "KB on disk"), [row])
 
 
 def _ratio(figures: Figures, base: Figures | None) -> str:

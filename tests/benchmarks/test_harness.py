@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.journal import measure_journal
 from benchmarks.measure import percentile
 from benchmarks.scenarios import Figures, at_full_speed
 from benchmarks.workload import IDEAL_PACED_SECONDS
@@ -39,3 +40,9 @@ def test_a_percentile_is_the_value_that_so_many_do_not_exceed():
 def test_full_speed_is_fifteen_percent_and_a_second(slowdown, first_ms, passed):
     figures: Figures = {"mean": slowdown * IDEAL_PACED_SECONDS * 1000, "first_p99": first_ms}
     assert at_full_speed(figures) is passed
+
+
+async def test_the_journals_cost_is_that_of_whole_turns(tmp_path):
+    cost = await measure_journal(f"sqlite:///{tmp_path / 'journal.db'}", turns=5, size=lambda: 0)
+    assert cost.cpu_ms > 0
+    assert cost.write_ms > 0
