@@ -31,6 +31,7 @@ from pilothouse.runs.events import START, RunEvent, from_rows
 from pilothouse.runs.reaper import Reaper
 from pilothouse.runs.states import ACTIVE, NEXT, TERMINAL
 from pilothouse.runs.tables import runs, steps
+from pilothouse.runs.wakeups import NoWakeups
 from pilothouse.settings import Settings
 from pilothouse.tools import tool
 
@@ -81,6 +82,18 @@ def agent_at(gates: Gates) -> Agent[Any, Any]:
     return Agent(FunctionModel(answer, model_name="gated"), name="gated", tools=[act, spend])
 
 
+class LookAtOnce(NoWakeups):
+    """What wants the reaper to look makes it look: its own beat would make the machine slow."""
+
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
+        self._task: asyncio.Task[int] | None = None
+
+    def reapers_look(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._reaper.once())
+
+
 @dataclass
 class Client:
     """A caller that follows one run, and comes back where it was."""
@@ -114,6 +127,7 @@ class LifeOfRuns(RuleBasedStateMachine):
         settings = Settings(runs={"queue_length": QUEUE_LENGTH})
         self.node = Node(self.dying, agent_at(self.gates), settings=settings)
         self.reaper = Reaper(self.dying, self.node.executor, alone=True, interval_seconds=60)
+        self.node.runs._wakeups = LookAtOnce(self.reaper)
         await self.reaper.once()
         for run_id, client in self.clients.items():
             self.follow(run_id, client)

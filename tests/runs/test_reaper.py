@@ -91,3 +91,16 @@ async def test_runs_of_agents_that_are_not_here_are_left_for_who_has_them(databa
         run_id = await admitted(server, lease_owner="node_dead", agent="elsewhere")
         assert await server.services.reaper.once() == 0
         assert (await server.services.runs.get(principal(), run_id)).state == "running"
+
+
+async def test_a_suspect_that_is_only_to_be_stopped_need_not_wait_for_its_turn(database_url):
+    async with running(database_url, Script(turns=["Hello."]), agents=[Agent(name="helper")]) as server:
+        server.services.executor._suspects.add("run_of_somebody_else")
+        waiting = await admitted(server, lease_owner="node_dead", crashes=2, attempt=3)
+        stopped = await admitted(server, lease_owner="node_dead", crashes=2, attempt=3, cancel_requested_at=1)
+        assert await server.services.reaper.once() == 1
+        assert (await ended(server, stopped)).type == "run.cancelled"
+        assert (await server.services.runs.get(principal(), waiting)).state == "running"
+        server.services.executor._suspects.clear()
+        await server.services.reaper.once()
+        assert (await ended(server, waiting)).type == "run.failed"

@@ -64,8 +64,9 @@ class Reaper:
                 await executor.resume(run_id, states=("running",), if_attempt=attempt)
         taken = 0
         random.shuffle(seen.orphans)  # nodes that look at the same time begin at different ends
-        for run_id, attempt, crashes in seen.orphans:
-            if crashes >= SUSPECT_CRASHES and executor.has_suspect:
+        for run_id, attempt, crashes, cancelled_at in seen.orphans:
+            # A run that is only to be stopped executes nothing: it needs not wait for its turn.
+            if crashes >= SUSPECT_CRASHES and executor.has_suspect and cancelled_at is None:
                 continue
             taken += await executor.resume(run_id, states=("running",), if_attempt=attempt) is not None
         for run_id in seen.answered:
@@ -102,14 +103,14 @@ class _Seen:
         to_cancel: runs of this process that somebody wants stopped.
         own: runs that were accepted here a while ago: they may never have begun, where whoever was to begin them was
             stopped in between. With their attempts.
-        orphans: runs whose process is gone, with their attempts and crashes.
+        orphans: runs whose process is gone, with their attempts, crashes and when somebody wanted them stopped.
         answered: runs that rest although nothing waits for a person any more.
         waiting: conversations with a queued run and no active one.
     """
 
     to_cancel: list[str]
     own: Sequence[Row[str, int]]
-    orphans: list[Row[str, int, int]]
+    orphans: list[Row[str, int, int, int | None]]
     answered: list[str]
     waiting: list[str]
 

@@ -133,14 +133,14 @@ def next_queued(connection: Connection, conversation_id: str) -> str | None:
 
 def orphans(
     connection: Connection, alive: Select[Any] | Sequence[str], *, agents: Sequence[str], limit: int
-) -> Sequence[Row[str, int, int]]:
+) -> Sequence[Row[str, int, int, int | None]]:
     """Runs of these agents that should be executing but whose process is not among the living, oldest first.
 
     Returns:
-        Rows of id, attempt, crashes.
+        Rows of id, attempt, crashes, cancel_requested_at.
     """
     return connection.execute(
-        select(runs.c.id, runs.c.attempt, runs.c.crashes)
+        select(runs.c.id, runs.c.attempt, runs.c.crashes, runs.c.cancel_requested_at)
         .where(
             runs.c.state == "running",
             runs.c.agent.in_(agents),

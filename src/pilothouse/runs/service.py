@@ -232,7 +232,11 @@ class Runs:
     async def _interrupt(self, principal: Principal, admitted: Admitted) -> None:
         """Stop what stood in the way; the run that asked for it starts when they have stopped."""
         for run_id in reversed(admitted.to_interrupt):  # the active one last, or its end would start the next of them
-            await self.cancel(principal, run_id, reason=f"interrupted by {admitted.run_id}")
+            try:
+                await self.cancel(principal, run_id, reason=f"interrupted by {admitted.run_id}")
+            except Unavailable as error:
+                # The wish is recorded, and the run that wants it is accepted: whoever has the other one will stop it.
+                log.warning("interrupt_pending", run_id=run_id, reason=error.message)
 
     async def _stop(self, row: Row[Any] | None, reason: str) -> None:
         """Bring a run to its end wherever it stands: executing here, waiting, or on its way from one to the other."""
