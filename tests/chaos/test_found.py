@@ -26,8 +26,8 @@ from pilothouse.tools import tool
 ME = local_principal()
 
 
-def payer() -> Agent[Any, Any]:
-    @tool(effect="once", approval=True)
+def payer(*, approval: bool) -> Agent[Any, Any]:
+    @tool(effect="once", approval=approval)
     async def pay() -> str:
         return "paid"
 
@@ -44,7 +44,7 @@ def reaper_of(node: Node) -> Reaper:
 
 
 async def test_an_answer_is_acted_on_although_the_node_that_took_it_is_stopping(database: Database) -> None:
-    async with Node(database, payer()) as leaving, Node(database, payer()) as staying:
+    async with Node(database, payer(approval=True)) as leaving, Node(database, payer(approval=True)) as staying:
         accepted = await leaving.start("pay")
         assert (await leaving.runs.wait(ME, accepted)) is not None
         assert await reaper_of(staying).once() == 0
@@ -91,23 +91,10 @@ class Forgetful:
         await self._inner.close()
 
 
-def worker() -> Agent[Any, Any]:
-    @tool(effect="once")
-    async def pay() -> str:
-        return "paid"
-
-    def answer(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
-        if any(isinstance(part, ToolReturnPart) for part in messages[-1].parts):
-            return ModelResponse(parts=[TextPart("done")])
-        return ModelResponse(parts=[ToolCallPart("pay", {}, tool_call_id="call_1")])
-
-    return Agent(FunctionModel(answer), name="worker", tools=[pay])
-
-
 @pytest.mark.parametrize("at", [1, 2, 3])
 async def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Database, at: int) -> None:
     forgetful = Forgetful(database, at=at, unit="_write_batch")
-    async with Node(forgetful, worker()) as node:
+    async with Node(forgetful, payer(approval=False)) as node:
         accepted = await node.start("pay")
         await node.runs.wait(ME, accepted)
         assert forgetful.forgot.is_set()
@@ -142,7 +129,7 @@ async def test_a_stream_ends_quietly_when_the_database_goes_away_and_goes_on_whe
     database: Database,
 ) -> None:
     fickle = Forgetful(database)
-    async with Node(fickle, payer()) as node:
+    async with Node(fickle, payer(approval=True)) as node:
         accepted = await node.start("pay")
         await node.runs.wait(ME, accepted)
         seen: list[bytes] = []
@@ -160,7 +147,7 @@ async def test_a_stream_ends_quietly_when_the_database_goes_away_and_goes_on_whe
 async def test_a_cancel_at_a_stopping_node_is_said_to_be_pending_at_once_and_done_by_another(
     database: Database,
 ) -> None:
-    async with Node(database, payer()) as leaving, Node(database, payer()) as staying:
+    async with Node(database, payer(approval=True)) as leaving, Node(database, payer(approval=True)) as staying:
         accepted = await leaving.start("pay")
         await leaving.runs.wait(ME, accepted)
         leaving.executor.begin_shutdown()

@@ -1,17 +1,9 @@
 """A project with one agent, and its environment."""
 
 import pytest
-from tests.support.commands import environment
+from tests.support.commands import MAIN, environment
 
 from pilothouse.testing.provider import Script, ScriptedProvider
-
-MAIN = """
-from pydantic_ai import Agent
-from pilothouse import Pilothouse
-
-app = Pilothouse()
-app.agent(Agent(name="helper"), model="openai:scripted")
-"""
 
 
 @pytest.fixture

@@ -11,19 +11,12 @@ from typing import Any
 import aiohttp
 import httpx2
 import pytest
-from tests.support.commands import environment, started
+from tests.support.commands import MAIN, environment, started
 from tests.support.processes import free_port
 from tests.support.server import Person
 
 from pilothouse.testing.provider import Script, ScriptedProvider, Turn
 
-MAIN = """
-from pydantic_ai import Agent
-from pilothouse import Pilothouse
-
-app = Pilothouse()
-app.agent(Agent(name="helper"), model="openai:scripted")
-"""
 CALLERS = 12
 KILL_AFTER_SECONDS = (
     0.0,

@@ -14,6 +14,15 @@ from pathlib import Path
 WAIT_SECONDS = 90
 """A process compiles or reads half of PyPI before its first line; machines that test are busy."""
 
+MAIN = """
+from pydantic_ai import Agent
+from pilothouse import Pilothouse
+
+app = Pilothouse()
+app.agent(Agent(name="helper"), model="openai:scripted")
+"""
+"""The `main.py` of a project with one agent."""
+
 _DROPPED = ("PILOTHOUSE_", "OPENAI_", "ANTHROPIC_", "AZURE_", "PYTHONDONTWRITEBYTECODE", "NO_COLOR")
 
 

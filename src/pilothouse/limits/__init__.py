@@ -1,1 +1,1 @@
-"""TODO."""
+"""Rate limits: none yet."""

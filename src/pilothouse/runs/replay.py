@@ -35,7 +35,7 @@ from pilothouse.kit.jsons import dumps, loads
 from pilothouse.runs import repository
 from pilothouse.runs.prepare import instructions_of
 from pilothouse.runs.steps import recorded_value
-from pilothouse.runs.told import INSTRUCTIONS, instructions_in, told_to_model
+from pilothouse.runs.told import INSTRUCTIONS, description_of, instructions_in, told_to_model, tools_in
 
 Handler = Callable[[Any], Awaitable[Any]]
 
@@ -123,7 +123,7 @@ class _Replay(AbstractCapability[Any]):
             _compare_told(step, told, request_context, self._ignore)
         recording.given += 1
         response = recording.responses[number][1]
-        offered = {tool.name for tool in _tools_of(request_context)}
+        offered = {tool.name for tool in tools_in(request_context)}
         for call in response.tool_calls:
             known_then = (step, call.tool_call_id) in recording.tools_known
             if call.tool_name not in offered and known_then:
@@ -251,14 +251,9 @@ def _compare_told(step: int, told: dict[str, str], request: ModelRequestContext,
             raise _Differs(Difference(step, f"the {name} is not offered any more", name, None))
         if before is None:
             raise _Differs(Difference(step, f"the {name} is offered, which it was not", None, name))
-        schema = next(found for found in _tools_of(request) if f"tool {found.name}" == name)
-        shown = dumps([schema.description, schema.parameters_json_schema])
+        tool = next(found for found in tools_in(request) if f"tool {found.name}" == name)
+        shown = description_of(tool)
         raise _Differs(Difference(step, f"the {name} is described otherwise", f"that of hash {before}", shown))
-
-
-def _tools_of(request: ModelRequestContext) -> Sequence[ToolDefinition]:
-    parameters = request.model_request_parameters
-    return (*parameters.function_tools, *parameters.output_tools)
 
 
 def _shown(message: ModelMessage) -> Sequence[str]:

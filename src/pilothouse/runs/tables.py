@@ -75,9 +75,8 @@ steps = Table(
     Column("effect", String(12)),
     Column("idempotency_key", String(64)),
     Column("arguments", Text),
-    Column(
-        "told", Text
-    ),  # of a model step: hashes of instructions and tools, where they are not those of the step before
+    # Of a model step: hashes of instructions and tools, where they are not those of the step before.
+    Column("told", Text),
     Column("error_code", String(64)),
     Column("input_tokens", Integer),
     Column("output_tokens", Integer),
