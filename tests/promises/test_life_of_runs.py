@@ -38,8 +38,9 @@ from pilothouse.tools import tool
 T = TypeVar("T")
 
 QUEUE_LENGTH = 2
-SETTLE_SECONDS = 10
+MOST_LOOKS = 5_000  # counted, not timed: a machine that stands still for a while breaks no promise
 MOST_ROUNDS = 100
+HANG_SECONDS = 60
 ME = local_principal()
 
 
@@ -87,11 +88,19 @@ class LookAtOnce(NoWakeups):
 
     def __init__(self, reaper: Reaper) -> None:
         self._reaper = reaper
-        self._task: asyncio.Task[int] | None = None
+        self._wanted = asyncio.Event()
+        self.idle = True
+        self.task = asyncio.create_task(self._run())
 
     def reapers_look(self) -> None:
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._reaper.once())
+        self.idle = False
+        self._wanted.set()
+
+    async def _run(self) -> None:
+        while await self._wanted.wait():
+            self._wanted.clear()
+            await self._reaper.once()
+            self.idle = not self._wanted.is_set()
 
 
 @dataclass
@@ -127,7 +136,7 @@ class LifeOfRuns(RuleBasedStateMachine):
         settings = Settings(runs={"queue_length": QUEUE_LENGTH})
         self.node = Node(self.dying, agent_at(self.gates), settings=settings)
         self.reaper = Reaper(self.dying, self.node.executor, alone=True, interval_seconds=60)
-        self.node.runs._wakeups = LookAtOnce(self.reaper)
+        self.wakeups = self.node.runs._wakeups = LookAtOnce(self.reaper)
         await self.reaper.once()
         for run_id, client in self.clients.items():
             self.follow(run_id, client)
@@ -140,7 +149,8 @@ class LifeOfRuns(RuleBasedStateMachine):
         if gracefully:
             await self.node.executor.close(grace_seconds=0)
             await self.node.deltas.close()
-        await self.node.abandon([*tasks, *(client.following for client in self.clients.values())])
+        following = [client.following for client in self.clients.values()]
+        await self.node.abandon([self.wakeups.task, *tasks, *following])
 
     def follow(self, run_id: str, client: Client) -> None:
         after = client.seen[-1].place if client.seen else START
@@ -148,19 +158,28 @@ class LifeOfRuns(RuleBasedStateMachine):
 
     async def settle(self) -> None:
         """Until every run that executes waits at a gate, and nothing else could begin."""
-        async with asyncio.timeout(SETTLE_SECONDS):
-            calm = 0
-            while calm < 2:
-                await asyncio.sleep(0.002)
-                waiting = await self.database.read(repository.conversations_waiting, ["gated"])
-                executor = self.node.executor
-                at_gates = all(run_id in self.gates.model or run_id in self.gates.tool for run_id in executor._tasks)
-                calm = calm + 1 if at_gates and not waiting and not executor._next else 0
+        calm = 0
+        for _ in range(MOST_LOOKS):
+            unsettled = await self.unsettled()
+            calm = 0 if unsettled else calm + 1
+            if calm == 2:
+                break
+            await asyncio.sleep(0.002)
+        else:
+            raise AssertionError(f"does not settle: {unsettled}, {await self.database.read(states_of)}")
         for run_id, state in (await self.database.read(states_of)).items():
             client = self.clients.get(run_id)
             if client is not None and state != client.state:
                 assert state in NEXT[client.state] or state in reachable(client.state), (client.state, state)
                 client.state = state
+
+    async def unsettled(self) -> list[str]:
+        """What still goes on."""
+        executor = self.node.executor
+        going = [run_id for run_id in executor._tasks if run_id not in self.gates.model and run_id not in self.gates.tool]
+        waiting = await self.database.read(repository.conversations_waiting, ["gated"])
+        looking = [] if self.wakeups.idle else ["the reaper looks"]
+        return [*going, *waiting, *(task.get_name() for task in executor._next), *looking]
 
     def open_runs(self, *wanted: str) -> list[str]:
         return [run_id for run_id, client in self.clients.items() if client.state in wanted]
@@ -335,7 +354,7 @@ class LifeOfRuns(RuleBasedStateMachine):
             raise AssertionError(f"never ended: {await self.database.read(states_of)}, gates {self.gates}")
         for run_id, client in self.clients.items():
             assert client.following is not None
-            async with asyncio.timeout(SETTLE_SECONDS):
+            async with asyncio.timeout(HANG_SECONDS):
                 await client.following
             log = await self.database.read(whole_log, run_id)
             places = [event.place for event in client.seen]
