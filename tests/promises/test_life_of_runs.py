@@ -176,7 +176,9 @@ class LifeOfRuns(RuleBasedStateMachine):
     async def unsettled(self) -> list[str]:
         """What still goes on."""
         executor = self.node.executor
-        going = [run_id for run_id in executor._tasks if run_id not in self.gates.model and run_id not in self.gates.tool]
+        going = [
+            run_id for run_id in executor._tasks if run_id not in self.gates.model and run_id not in self.gates.tool
+        ]
         waiting = await self.database.read(repository.conversations_waiting, ["gated"])
         looking = [] if self.wakeups.idle else ["the reaper looks"]
         return [*going, *waiting, *(task.get_name() for task in executor._next), *looking]

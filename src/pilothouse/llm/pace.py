@@ -73,7 +73,7 @@ class Pace:
     `delay` is 0 while the event loop's thread is less than 60 % busy, and grows to `longest` seconds at 90 %.
     """
 
-    def __init__(self, longest: float = 0.05) -> None:
+    def __init__(self, longest: float = 0.1) -> None:
         self.delay = 0.0
         self._longest = longest
         self._measured = (time.monotonic(), time.thread_time())
