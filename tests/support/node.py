@@ -14,9 +14,10 @@ from pilothouse.engine.leases import SoleOwner
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.runs.admit import NewRun
+from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.deltas import DeltaWriter
 from pilothouse.runs.events import START, EventPlace, RunEvent
-from pilothouse.runs.execute import Executor, Outcome
+from pilothouse.runs.execute import Executor
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.live import LiveRuns
 from pilothouse.runs.service import Accepted, Runs

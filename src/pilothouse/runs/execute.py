@@ -1,16 +1,11 @@
-"""Execution: the agent loop around one attempt of a run, from its transcript to its end."""
+"""Execution: which runs this process executes, how they begin or are continued, and how they are stopped."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Coroutine, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import structlog
-from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
-from pydantic_ai.messages import ModelResponse
-from pydantic_ai.usage import UsageLimits
-from pydantic_core import to_jsonable_python
-from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from pilothouse.agents.registry import AgentRegistry, ServedAgent
@@ -20,22 +15,19 @@ from pilothouse.db import Database
 from pilothouse.engine.leases import Ownership
 from pilothouse.errors import RunFailure, Unavailable
 from pilothouse.identity.principal import Principal
-from pilothouse.kit.jsons import dumps
-from pilothouse.llm.deltas import current_sink
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import repository
-from pilothouse.runs.active import ActiveRun, RunSink, ToolUse, Totals, current_run, failure_document
+from pilothouse.runs.active import ActiveRun
 from pilothouse.runs.admit import Admitted, NewRun
+from pilothouse.runs.attempt import AgentLoop, Outcome
 from pilothouse.runs.deltas import DeltaWriter
-from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, internal, poisoned, timed_out
-from pilothouse.runs.failures import failure_of
+from pilothouse.runs.errors import Fenced, HandOver, internal, poisoned
+from pilothouse.runs.events import RunEvent
 from pilothouse.runs.journal import Journal, RunPlace
 from pilothouse.runs.live import LiveRuns
-from pilothouse.runs.prepare import deps_of, instructions_of, model_of
+from pilothouse.runs.prepare import model_of
 from pilothouse.runs.resume import SUSPECT_CRASHES, restore, take_over
-from pilothouse.runs.steps import RunHooks
-from pilothouse.usage.prices import format_usd
 
 log = get_logger(__name__)
 
@@ -43,26 +35,6 @@ _ANSWER_TOKENS = 4_096
 _UNKNOWN_WINDOW = 32_000
 _MOST_CRASHES_IN_PLACE = 3
 _MOST_CRASHES = 10  # of a run that gets on a little each time
-_NO_LIMITS = UsageLimits(request_limit=None)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How an attempt ended, for whoever waits for it in this process.
-
-    Attributes:
-        complete: the outcome covers the whole run: it had one attempt, so nothing needs to be read back.
-    """
-
-    state: str
-    text: str
-    output: Any
-    error: dict[str, Any] | None
-    totals: Totals
-    tools: list[ToolUse]
-    model: str | None
-    effects: list[dict[str, str]]
-    complete: bool
 
 
 class Executor:
@@ -90,8 +62,7 @@ class Executor:
         self._deltas = deltas
         self._ownership = ownership
         self._default_model = default_model
-        self._hooks = RunHooks()
-        self._reinject = ReinjectSystemPrompt[Any]()
+        self._loop = AgentLoop(gateway, default_model)
         self._tasks: dict[str, asyncio.Task[Outcome | None]] = {}
         self._runs: dict[str, ActiveRun] = {}
         self._next: set[asyncio.Task[Any]] = set()
@@ -102,20 +73,8 @@ class Executor:
 
     def start(self, new: NewRun, admitted: Admitted) -> asyncio.Task[Outcome | None]:
         """Execute a run that was just admitted as running."""
-        live = self._live.open(admitted.run_id, attempt=1, first_number=1)
-        for event in admitted.events:
-            live.publish(event)
-        live.mark_durable(len(admitted.events))
-        journal = Journal(
-            self._database,
-            live,
-            RunPlace(admitted.run_id, admitted.conversation_id, admitted.turn, 1),
-            next_seq=2,
-            next_step=1,
-            next_event=len(admitted.events) + 1,
-            ownership=self._ownership,
-            on_dirty=self._deltas.mark,
-        )
+        place = RunPlace(admitted.run_id, admitted.conversation_id, admitted.turn, 1)
+        journal = self._open(place, admitted.events, next_seq=2, next_step=1)
         run = self._activate(
             journal,
             new.agent,
@@ -160,19 +119,11 @@ class Executor:
         if stored is None:
             return None
         row = stored.row
-        live = self._live.open(run_id, attempt=row.attempt, first_number=stored.events[0].number)
-        for event in stored.events:
-            live.publish(event)
-        live.mark_durable(stored.events[-1].number)
-        journal = Journal(
-            self._database,
-            live,
+        journal = self._open(
             RunPlace(run_id, row.conversation_id, row.turn, row.attempt),
+            stored.events,
             next_seq=max((message.seq for message in stored.own), default=0) + 1,
             next_step=stored.next_step,
-            next_event=stored.events[-1].number + 1,
-            ownership=self._ownership,
-            on_dirty=self._deltas.mark,
         )
         request: dict[str, Any] = row.request
         principal = Principal(row.tenant, row.owner, frozenset(request["scopes"]), request["kind"])
@@ -241,6 +192,23 @@ class Executor:
 
     # --- one attempt ---
 
+    def _open(self, place: RunPlace, events: Sequence[RunEvent], *, next_seq: int, next_step: int) -> Journal:
+        """The journal of an attempt whose first events are in the log already."""
+        live = self._live.open(place.run_id, attempt=place.attempt, first_number=events[0].number)
+        for event in events:
+            live.publish(event)
+        live.mark_durable(events[-1].number)
+        return Journal(
+            self._database,
+            live,
+            place,
+            next_seq=next_seq,
+            next_step=next_step,
+            next_event=events[-1].number + 1,
+            ownership=self._ownership,
+            on_dirty=self._deltas.mark,
+        )
+
     def _activate(
         self,
         journal: Journal,
@@ -288,6 +256,7 @@ class Executor:
         return max(window - answer - window // 8, window // 4)
 
     def _spawn(self, run: ActiveRun) -> asyncio.Task[Outcome | None]:
+        run.handing_over = self.stopping  # it was taken up in the very moment the process began to stop
         task = asyncio.create_task(self._execute(run), name=f"run:{run.run_id}")
         self._tasks[run.run_id] = task
         self._runs[run.run_id] = run
@@ -302,7 +271,7 @@ class Executor:
         queued: str | None = None
         unrecorded: RunFailure | None = None
         try:
-            outcome, queued = await self._attempt(run)
+            outcome, queued = await self._loop.attempt(run)
         except (Fenced, HandOver) as error:
             log.warning("run_left", reason=error.code)
             return None
@@ -330,149 +299,3 @@ class Executor:
         task = asyncio.create_task(work)
         self._next.add(task)
         task.add_done_callback(self._next.discard)
-
-    async def _attempt(self, run: ActiveRun) -> tuple[Outcome | None, str | None]:
-        """Run the agent, then record how it ended. Returns that, and the run that may start next."""
-        seconds = run.agent.limits.timeout_seconds
-        limit = asyncio.timeout(seconds)
-        try:
-            async with limit:
-                if run.cancel_reason is not None:
-                    raise asyncio.CancelledError
-                result = await self._run_agent(run)
-        except asyncio.CancelledError:
-            if run.cancel_reason is not None:
-                return await self._cancelled(run)
-            task = asyncio.current_task()
-            if self.stopping or task is None or task.cancelling():
-                raise  # the process stops: the run stays as it is and is continued later
-            return await self._failed(run, internal())
-        except AwaitInput:
-            waits = await run.finish("awaiting_input", values={}, event=None, after=_anything_waits(run))
-            # A person may have been quicker than the run's other calls: then it goes on at once.
-            return (self._outcome(run, "awaiting_input"), None) if waits else (None, run.run_id)
-        except TimeoutError as error:
-            failure = timed_out(seconds) if limit.expired() else failure_of(error)
-            return await self._failed(run, failure)
-        except (Fenced, HandOver, Unavailable):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it was, the run ends and says so
-            return await self._failed(run, failure_of(error))
-        return await self._completed(run, result)
-
-    async def _run_agent(self, run: ActiveRun) -> Any:
-        agent = run.agent
-        if run.doomed is not None:
-            raise run.doomed
-        if (recorded := _recorded_answer(run)) is not None:
-            return recorded
-        current_run.set(run)
-        if run.stream:
-            current_sink.set(RunSink(run))
-        capabilities: list[AbstractCapability[Any]] = [self._hooks]
-        if agent.has_system_prompt:
-            capabilities.append(self._reinject)
-        reference, fallback = model_of(agent, self._default_model, run.asked_model)
-        model = self._gateway.model(
-            reference,
-            fallback=fallback,
-            timeout_seconds=agent.limits.model_timeout_seconds,
-        )
-        retries = agent.limits.argument_retries
-        result = await agent.agent.run(
-            None,
-            message_history=run.history,
-            model=model,
-            deps=await deps_of(run),
-            instructions=instructions_of(agent, run.context),
-            model_settings=agent.model_settings,
-            usage_limits=_NO_LIMITS,
-            retries={"tools": retries, "output": retries},
-            toolsets=agent.toolsets or None,
-            capabilities=capabilities,
-        )
-        messages = result.all_messages()
-        run.record_framework_parts(messages[-1] if messages else None)
-        return result
-
-    async def _completed(self, run: ActiveRun, result: Any) -> tuple[Outcome, str | None]:
-        output = None
-        if run.agent.output_schema is not None:
-            output = to_jsonable_python(result.output, fallback=str, inf_nan_mode="null")
-        elif isinstance(result.output, str):
-            run.text = result.output
-        run.settle_open_calls("the answer was complete without it")
-        stored = dumps({"text": run.text, "output": output})
-        event = {
-            "text": run.text,
-            "output": output,
-            "usage": run.totals.as_usage(),
-            "cost_usd": format_usd(run.totals.cost_nano_usd),
-        }
-        queued = await run.finish(
-            "completed", values={"output": stored}, event=("run.completed", event), after=_next_queued(run)
-        )
-        log.info("run_completed", steps=run.journal.steps_taken, **run.totals.as_usage())
-        return self._outcome(run, "completed", output=output), queued
-
-    async def _failed(self, run: ActiveRun, failure: RunFailure) -> tuple[Outcome, str | None]:
-        run.keep_partial_text()
-        run.settle_open_calls("the run failed")
-        error = failure_document(failure)
-        queued = await run.finish(
-            "failed", values={"error": error}, event=("run.failed", {"error": error}), after=_next_queued(run)
-        )
-        log.warning("run_failed", code=failure.code, category=failure.category, exc_info=failure.__cause__)
-        return self._outcome(run, "failed", error=error), queued
-
-    async def _cancelled(self, run: ActiveRun) -> tuple[Outcome, str | None]:
-        run.keep_partial_text()
-        run.settle_open_calls("the run was cancelled")
-        effects = run.effects()
-        queued = await run.finish(
-            "cancelled",
-            values={"output": dumps({"text": run.text, "output": None})},
-            event=("run.cancelled", {"reason": run.cancel_reason, "took_effect": effects}),
-            after=_next_queued(run),
-        )
-        log.info("run_cancelled", reason=run.cancel_reason)
-        return self._outcome(run, "cancelled"), queued
-
-    def _outcome(
-        self, run: ActiveRun, state: str, *, output: Any = None, error: dict[str, Any] | None = None
-    ) -> Outcome:
-        return Outcome(
-            state=state,
-            text=run.text,
-            output=output,
-            error=error,
-            totals=run.totals,
-            tools=run.tools_used,
-            model=run.model,
-            effects=run.effects(),
-            complete=run.journal.place.attempt == 1,
-        )
-
-
-@dataclass(slots=True)
-class _Recorded:
-    """The answer of a run whose last response was recorded, but not its end."""
-
-    output: str
-
-    def all_messages(self) -> list[Any]:
-        return []
-
-
-def _recorded_answer(run: ActiveRun) -> _Recorded | None:
-    last = run.history[-1] if run.history else None
-    final = isinstance(last, ModelResponse) and not last.tool_calls and last.state == "complete"
-    return _Recorded(run.text) if final and run.agent.output_schema is None else None
-
-
-def _anything_waits(run: ActiveRun) -> Callable[[Connection], bool]:
-    return lambda connection: repository.anything_waits(connection, run.run_id)
-
-
-def _next_queued(run: ActiveRun) -> Callable[[Connection], str | None]:
-    return lambda connection: repository.next_queued(connection, run.conversation_id)

@@ -8,7 +8,7 @@ from sqlalchemy.engine import Row
 from pilothouse.conversations.present import iso, reasoning_of, response_text, result_text, user_text
 from pilothouse.conversations.transcript import decode
 from pilothouse.kit.jsons import loads
-from pilothouse.runs.execute import Outcome
+from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.service import RunView
 from pilothouse.tools.results import summarize
 from pilothouse.usage.prices import format_usd

@@ -17,8 +17,9 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import repository
 from pilothouse.runs.admit import Admitted, NewRun, admit
+from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.events import START, EventPlace, RunEvent, to_rows
-from pilothouse.runs.execute import Executor, Outcome
+from pilothouse.runs.execute import Executor
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.prepare import instructions_of
 from pilothouse.runs.states import TERMINAL
