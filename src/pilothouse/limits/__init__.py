@@ -1,1 +1,0 @@
-"""Rate limits: none yet."""
