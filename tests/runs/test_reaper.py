@@ -1,14 +1,23 @@
 """What the reaper finds and continues."""
 
+import asyncio
+
 import pytest
 from pydantic_ai import Agent
+from pydantic_ai.messages import ModelResponse, TextPart
+from pydantic_ai.models.function import FunctionModel
 from sqlalchemy import update
+from structlog.testing import capture_logs
+from tests.support.node import CutDatabase, Node
 from tests.support.server import running
 
+from pilothouse.errors import Unavailable
 from pilothouse.identity.principal import Principal
 from pilothouse.runs import repository
 from pilothouse.runs.admit import NewRun, admit
 from pilothouse.runs.events import EventRow
+from pilothouse.runs.reaper import Reaper
+from pilothouse.runs.resume import take_over
 from pilothouse.runs.tables import runs
 from pilothouse.testing.provider import Script
 
@@ -104,3 +113,35 @@ async def test_a_suspect_that_is_only_to_be_stopped_need_not_wait_for_its_turn(d
         server.services.executor._suspects.clear()
         await server.services.reaper.once()
         assert (await ended(server, waiting)).type == "run.failed"
+
+
+async def test_the_next_in_line_is_left_to_the_reaper_while_the_database_is_away(database):
+    gate = asyncio.Event()
+
+    async def answer(messages, info):
+        await gate.wait()
+        return ModelResponse(parts=[TextPart("Hello.")])
+
+    away = AwayForTakeovers(database)
+    async with Node(away, Agent(FunctionModel(answer), name="helper")) as node:
+        first = await node.start("one")
+        second = await node.start("two", conversation_id=first.conversation_id, on_busy="queue")
+        gate.set()
+        with capture_logs() as logs:
+            await first.task
+            await asyncio.gather(*node.executor._next)
+        assert [line["run_id"] for line in logs if line["event"] == "run_left_to_reaper"] == [second.run_id]
+        away.back = True
+        assert await Reaper(away, node.executor, alone=True, interval_seconds=60).once() == 1
+        assert (await node.executor.task(second.run_id)).state == "completed"
+
+
+class AwayForTakeovers(CutDatabase):
+    """A database that goes away whenever a run is to be taken over, until it is back."""
+
+    back = False
+
+    async def write(self, unit, *args, **kwargs):
+        if unit is take_over and not self.back:
+            raise Unavailable("The database is away.")
+        return await super().write(unit, *args, **kwargs)

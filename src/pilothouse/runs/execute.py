@@ -1,7 +1,7 @@
 """Execution: which runs this process executes, how they begin or are continued, and how they are stopped."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -291,11 +291,19 @@ class Executor:
             if live is not None:
                 self._live.close(live)
             if queued is not None and not self.stopping:
-                self._soon(self.resume(queued, states=("queued", "awaiting_input")))
+                self._soon(queued, states=("queued", "awaiting_input"))
             if unrecorded is not None and not self.stopping:
-                self._soon(self.resume(run.run_id, states=("running",), doomed=unrecorded))
+                self._soon(run.run_id, states=("running",), doomed=unrecorded)
 
-    def _soon(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.create_task(work)
+    def _soon(self, run_id: str, *, states: Sequence[str], doomed: RunFailure | None = None) -> None:
+        task = asyncio.create_task(self._take_up(run_id, states, doomed), name=f"take-up:{run_id}")
         self._next.add(task)
         task.add_done_callback(self._next.discard)
+
+    async def _take_up(self, run_id: str, states: Sequence[str], doomed: RunFailure | None) -> None:
+        try:
+            await self.resume(run_id, states=states, doomed=doomed)
+        except Unavailable as error:
+            log.warning("run_left_to_reaper", run_id=run_id, reason=error.message)
+        except Exception:
+            log.exception("run_left_to_reaper", run_id=run_id)
