@@ -10,7 +10,7 @@ import pytest
 from pilothouse.testing.chaos import Violation, check
 from pilothouse.testing.chaos.callers import approves
 from pilothouse.testing.chaos.evidence import Connection, Evidence, Fault, ModelRequest, Seen, Sent, Stop, ToolSpan
-from pilothouse.testing.chaos.figures import figures_of, takeover_seconds
+from pilothouse.testing.chaos.figures import figures_of, takeovers
 from pilothouse.testing.chaos.scenarios import last_words
 
 T = 1_800_000_000.0
@@ -365,7 +365,16 @@ def test_takeover_is_measured_from_the_kill_to_the_next_attempts_first_event() -
         Connection("a", None, [seen((1, 4), "text.delta", at=1.2, step=1, text="On")]),
         Connection("b", (1, 4), [seen((2, 5), "run.started", at=7.5)]),
     ]
-    assert [round(seconds, 3) for seconds in takeover_seconds(evidence)] == [6.0]
+    [takeover] = takeovers(evidence)
+    assert (round(takeover.seconds, 3), takeover.faults) == (6.0, ["kill n1 at 0.0 s"])
+    evidence.faults.append(Fault("kill", "postgres", T + 0.5, T + 1))
+    assert not next(takeovers(evidence)).database_away
+    evidence.faults.append(Fault("kill", "postgres", T + 7, T + 9))
+    assert next(takeovers(evidence)).database_away
+    figures = figures_of(evidence, [], seconds=60)
+    assert figures["takeover_p99_seconds"] is None
+    assert figures["takeover_with_database_away_p99_seconds"] == 6.0
+    assert figures["slowest_takeovers"] == ["6.0 s: kill n1 at 0.0 s, kill postgres at 5.5 s"]
 
 
 def test_figures_count_what_was_lost() -> None:

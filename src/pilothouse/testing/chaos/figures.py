@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
@@ -20,7 +21,9 @@ def figures_of(evidence: Evidence, violations: Sequence[Violation], *, seconds: 
     states = Counter(run["state"] for run in runs)
     failed = Counter(run["error"]["code"] for run in runs if run["state"] == "failed")
     what = Counter(violation.what.partition(":")[0] for violation in violations)
-    takeovers = sorted(takeover_seconds(evidence))
+    seen = sorted(takeovers(evidence), key=lambda takeover: takeover.seconds)
+    plain = [takeover.seconds for takeover in seen if not takeover.database_away]
+    waited = [takeover.seconds for takeover in seen if takeover.database_away]
     return {
         "seconds": round(seconds),
         "faults": dict(Counter(f"{fault.kind} {fault.target.rstrip('0123456789')}" for fault in evidence.faults)),
@@ -50,15 +53,33 @@ def figures_of(evidence: Evidence, violations: Sequence[Violation], *, seconds: 
         "overlaps": sum(v.promise == "P6" for v in violations),
         "conversations": len(evidence.transcripts),
         "invalid_transcripts": sum(v.promise == "P7" for v in violations),
-        "takeovers_seen": len(takeovers),
-        "takeover_p50_seconds": _quantile(takeovers, 0.5),
-        "takeover_p99_seconds": _quantile(takeovers, 0.99),
+        "takeovers_seen": len(seen),
+        "takeover_p50_seconds": _quantile(plain, 0.5),
+        "takeover_p99_seconds": _quantile(plain, 0.99),
+        "takeovers_with_database_away": len(waited),
+        "takeover_with_database_away_p99_seconds": _quantile(waited, 0.99),
+        "slowest_takeovers": [f"{takeover.seconds:.1f} s: {', '.join(takeover.faults)}" for takeover in seen[:-6:-1]],
         "violations": len(violations),
     }
 
 
-def takeover_seconds(evidence: Evidence) -> Iterator[float]:
-    """From the kill of a run's process to the first event of its next attempt, as callers saw it."""
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """One process's run in another's hands.
+
+    Attributes:
+        seconds: from the kill of the run's process to the first event of its next attempt, as its caller saw it.
+        faults: what was done to anything in that time, the kill included.
+        database_away: PostgreSQL was down for a part of it, so nobody could take anything over.
+    """
+
+    seconds: float
+    faults: list[str]
+    database_away: bool
+
+
+def takeovers(evidence: Evidence) -> Iterator[Takeover]:
+    """Those that a caller saw."""
     for message in evidence.sent:
         events = message.events
         for before, after in pairwise(events):
@@ -66,7 +87,16 @@ def takeover_seconds(evidence: Evidence) -> Iterator[float]:
             if after.place[0] > before.place[0] > 0 and not waited:
                 hit = _killed_at(evidence, message, since=before.at, until=after.at)
                 if hit is not None:
-                    yield after.at - hit
+                    yield _takeover(evidence, hit, after.at)
+
+
+def _takeover(evidence: Evidence, hit: float, taken: float) -> Takeover:
+    meanwhile = [fault for fault in evidence.faults if fault.at <= taken and (fault.until or taken) >= hit]
+    return Takeover(
+        seconds=taken - hit,
+        faults=[f"{fault.kind} {fault.target} at {fault.at - hit:.1f} s" for fault in meanwhile],
+        database_away=any(fault.target == "postgres" for fault in meanwhile),
+    )
 
 
 def _killed_at(evidence: Evidence, message: Sent, *, since: float, until: float) -> float | None:
@@ -108,4 +138,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         pairs = cast("dict[str, int]", value)
         return ", ".join(f"{name} {count}" for name, count in sorted(pairs.items())) or "0"
+    if isinstance(value, list):
+        return "; ".join(cast("list[str]", value)) or "-"
     return "-" if value is None else str(value)
