@@ -139,5 +139,5 @@ def _shown(value: Any) -> str:
         pairs = cast("dict[str, int]", value)
         return ", ".join(f"{name} {count}" for name, count in sorted(pairs.items())) or "0"
     if isinstance(value, list):
-        return "; ".join(cast("list[str]", value)) or "-"
+        return ("\n" + 34 * " ").join(cast("list[str]", value)) or "-"
     return "-" if value is None else str(value)
