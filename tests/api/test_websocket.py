@@ -16,7 +16,7 @@ HELLO = Script(turns=[Turn(text="Hello, {user}.")])
 
 async def frames_until(socket: aiohttp.ClientWebSocketResponse, *kinds: str) -> list[dict[str, Any]]:
     frames: list[dict[str, Any]] = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(15):
         while not frames or frames[-1]["type"] not in kinds:
             message = await socket.receive()
             assert message.type is aiohttp.WSMsgType.TEXT, message
@@ -63,7 +63,7 @@ async def test_a_cancel_holds_though_its_sender_leaves_at_once(database_url):
             await tools.entered.wait()
             [run] = (await server.get("/v1/runs")).json()["items"]
             await socket.send_json({"type": "cancel"})
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(10):
             assert (await server.events(run["id"]))[-1].type == "run.cancelled"
 
 
@@ -93,7 +93,7 @@ async def test_leaving_stops_the_runs_that_were_to_stop_then(database_url, polic
             await tools.entered.wait()
         if policy == "continue":
             tools.go_on.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(10):
             events = await server.events(seen[0]["run_id"])
         assert events[-1].type == {"continue": "run.completed", "cancel": "run.cancelled"}[policy]
 

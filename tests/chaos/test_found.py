@@ -151,7 +151,7 @@ async def test_a_cancel_at_a_stopping_node_is_said_to_be_pending_at_once_and_don
         accepted = await leaving.start("pay")
         await leaving.runs.wait(ME, accepted)
         leaving.executor.begin_shutdown()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(5):
             with pytest.raises(Unavailable, match="has not stopped yet"):
                 await leaving.runs.cancel(ME, accepted.run_id)
         assert await reaper_of(staying).once() == 1

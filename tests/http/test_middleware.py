@@ -39,7 +39,7 @@ class Lines(io.StringIO):
         return [line for line in map(json.loads, self.getvalue().splitlines()) if line["event"] == "request"]
 
     async def request(self, path):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(5):
             while True:
                 self.written.clear()
                 for line in self.requests():
@@ -175,7 +175,7 @@ async def test_context_of_one_request_is_not_seen_by_the_next_of_its_connection(
     ask = "GET {} HTTP/1.1\r\nHost: t\r\nConnection: {}\r\n\r\n"
     # Both at once: uvicorn starts the second in the context of the first.
     writer.write((ask.format("/v1/leaky", "keep-alive") + ask.format("/v1/me", "close")).encode())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(5):
         answers = await reader.read()
     context = json.loads(answers.rpartition(b"\r\n\r\n")[2])["context"]
     assert context.keys() == {"request_id"}
@@ -304,7 +304,7 @@ async def test_an_endless_body_is_cut_off(site, connect):
     writer.write(b"POST /v1/raw HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n")
     answer = asyncio.create_task(reader.read())
     sent = 0
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(10):
         while not answer.done() and not writer.is_closing():
             writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")
             sent += 1024
@@ -338,7 +338,7 @@ async def test_a_declared_length_is_refused_before_the_body_is_sent(site, connec
     _, app, port = site
     reader, writer = await connect(port)
     writer.write(b"POST /v1/raw HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(5):
         answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer

@@ -177,7 +177,7 @@ async def test_cancelling_a_run_that_waits_in_doubt_says_that_it_may_have_happen
     run_id = await crashed(database, agent)
     async with Node(database, agent) as node:
         await node.resume(run_id)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(10):
             cancelled = await node.runs.cancel(ME, run_id)
         assert cancelled.state == "cancelled"
         assert cancelled.took_effect == [{"tool": "pay", "call_id": "c0", "status": "in_doubt"}]
@@ -254,7 +254,7 @@ async def test_an_answer_that_comes_while_other_calls_still_run_is_not_lost(data
         )
 
     agent: Agent[Any, Any] = Agent(FunctionModel(answer), name="actor", tools=[slow, pay])
-    async with Node(database, agent) as node, asyncio.timeout(60):
+    async with Node(database, agent) as node, asyncio.timeout(10):
         accepted = await node.start("go")
         await asked.wait()
         async for batch in node.runs.follow(ME, accepted.run_id, (0, 0)):

@@ -199,7 +199,7 @@ async def test_a_message_queued_in_the_instant_the_active_run_ends_is_started_by
         await asyncio.sleep(0.2)
         go_on.set()
         run_id = await admission
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(10):
             await first.task
             async for batch in node.follower.follow(run_id, START):
                 last = batch[-1]
