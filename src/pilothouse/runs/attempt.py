@@ -11,6 +11,7 @@ from pydantic_ai.usage import UsageLimits
 from pydantic_core import to_jsonable_python
 from sqlalchemy import Connection
 
+from pilothouse.agents.registry import ServedAgent
 from pilothouse.errors import RunFailure, Unavailable
 from pilothouse.kit.jsons import dumps
 from pilothouse.llm.deltas import current_sink
@@ -26,6 +27,8 @@ from pilothouse.usage.prices import format_usd
 
 log = get_logger(__name__)
 
+_ANSWER_TOKENS = 4_096
+_UNKNOWN_WINDOW = 32_000
 _NO_LIMITS = UsageLimits(request_limit=None)
 
 
@@ -61,6 +64,18 @@ class AgentLoop:
         self._default_model = default_model
         self._hooks = RunHooks()
         self._reinject = ReinjectSystemPrompt[Any]()
+
+    def history_tokens(self, agent: ServedAgent, asked: str | None) -> int:
+        """Tokens of history a turn may send: the model's window less room for instructions, tools and the answer."""
+        if agent.limits.history_tokens is not None:
+            return agent.limits.history_tokens
+        reference, _ = model_of(agent, self._default_model, asked)
+        try:
+            window = self._gateway.window_tokens(reference)
+        except Exception:  # noqa: BLE001 - a model that can't be made fails the run, where that is recorded
+            window = _UNKNOWN_WINDOW
+        answer = (agent.model_settings or {}).get("max_tokens") or _ANSWER_TOKENS
+        return max(window - answer - window // 8, window // 4)
 
     async def attempt(self, run: ActiveRun) -> tuple[Outcome | None, str | None]:
         """Run the agent, then record how it ended. Returns that, and the run that may start next."""

@@ -26,13 +26,10 @@ from pilothouse.runs.errors import Fenced, HandOver, internal, poisoned
 from pilothouse.runs.events import RunEvent
 from pilothouse.runs.journal import Journal, RunPlace
 from pilothouse.runs.live import LiveRuns
-from pilothouse.runs.prepare import model_of
 from pilothouse.runs.resume import SUSPECT_CRASHES, restore, take_over
 
 log = get_logger(__name__)
 
-_ANSWER_TOKENS = 4_096
-_UNKNOWN_WINDOW = 32_000
 _MOST_CRASHES_IN_PLACE = 3
 _MOST_CRASHES = 10  # of a run that gets on a little each time
 
@@ -57,12 +54,10 @@ class Executor:
     ) -> None:
         self._database = database
         self._agents = agents
-        self._gateway = gateway
         self._live = live
         self._deltas = deltas
         self._ownership = ownership
-        self._default_model = default_model
-        self._loop = AgentLoop(gateway, default_model)
+        self._agent_loop = AgentLoop(gateway, default_model)
         self._tasks: dict[str, asyncio.Task[Outcome | None]] = {}
         self._runs: dict[str, ActiveRun] = {}
         self._next: set[asyncio.Task[Any]] = set()
@@ -220,7 +215,7 @@ class Executor:
         history, unloaded, own = rows
         kept, cut = fit(
             [*history, *own],
-            self._budget(agent, request.get("model")),
+            self._agent_loop.history_tokens(agent, request.get("model")),
             keep_from_turn=journal.place.turn,
             already_cut=unloaded,
         )
@@ -243,18 +238,6 @@ class Executor:
             history=assemble(base),
         )
 
-    def _budget(self, agent: ServedAgent, asked: str | None) -> int:
-        """Tokens of history a turn may send: the model's window less room for instructions, tools and the answer."""
-        if agent.limits.history_tokens is not None:
-            return agent.limits.history_tokens
-        reference, _ = model_of(agent, self._default_model, asked)
-        try:
-            window = self._gateway.window_tokens(reference)
-        except Exception:  # noqa: BLE001 - a model that can't be made fails the run, where that is recorded
-            window = _UNKNOWN_WINDOW
-        answer = (agent.model_settings or {}).get("max_tokens") or _ANSWER_TOKENS
-        return max(window - answer - window // 8, window // 4)
-
     def _spawn(self, run: ActiveRun) -> asyncio.Task[Outcome | None]:
         run.handing_over = self.stopping  # it was taken up in the very moment the process began to stop
         task = asyncio.create_task(self._execute(run), name=f"run:{run.run_id}")
@@ -271,7 +254,7 @@ class Executor:
         queued: str | None = None
         unrecorded: RunFailure | None = None
         try:
-            outcome, queued = await self._loop.attempt(run)
+            outcome, queued = await self._agent_loop.attempt(run)
         except (Fenced, HandOver) as error:
             log.warning("run_left", reason=error.code)
             return None
