@@ -16,6 +16,7 @@ from pilothouse.db import Database, open_database
 from pilothouse.db.migrate import upgrade_schema
 from pilothouse.engine.folder import FolderLock
 from pilothouse.engine.leases import Lease, Ownership, SoleOwner
+from pilothouse.engine.supervisor import Supervisor
 from pilothouse.errors import PilothouseError, StartupError
 from pilothouse.idempotency.service import Idempotency
 from pilothouse.identity.principal import Principal, local_principal
@@ -112,7 +113,9 @@ async def started(
         stack.push_async_callback(database.close)
         await upgrade_schema(database)
         identity = await _identity(stack, settings, database, local=local)
-        ownership = await _ownership(stack, settings.lease, database, alone=embedded)
+        supervisor = Supervisor()
+        stack.push_async_callback(supervisor.close)
+        ownership = await _ownership(stack, settings.lease, database, supervisor, alone=embedded)
         threads = ThreadPoolExecutor(_TOOL_THREADS, thread_name_prefix="tool")
         stack.callback(partial(threads.shutdown, wait=False, cancel_futures=True))
         services = await _connect(stack, settings, registry, (database, gateway, identity, ownership, threads))
@@ -193,10 +196,17 @@ async def _identity(stack: AsyncExitStack, settings: Settings, database: Databas
     return identity
 
 
-async def _ownership(stack: AsyncExitStack, settings: LeaseSettings, database: Database, *, alone: bool) -> Ownership:
+async def _ownership(
+    stack: AsyncExitStack, settings: LeaseSettings, database: Database, supervisor: Supervisor, *, alone: bool
+) -> Ownership:
     if alone:
         return SoleOwner()
-    lease = Lease(database, heartbeat_seconds=settings.heartbeat_seconds, expiry_seconds=settings.expiry_seconds)
+    lease = Lease(
+        database,
+        supervisor,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        expiry_seconds=settings.expiry_seconds,
+    )
     stack.push_async_callback(lease.close)
     await lease.start()
     return lease

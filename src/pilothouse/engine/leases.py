@@ -8,10 +8,12 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from pilothouse.db import Database
 from pilothouse.engine import repository
+from pilothouse.engine.supervisor import Loop, Supervisor
 from pilothouse.errors import Unavailable
 from pilothouse.kit.ids import new_id
 from pilothouse.observability.logs import get_logger
@@ -63,24 +65,41 @@ class SoleOwner:
 class Lease:
     """A row that says this process is alive, renewed by a heartbeat.
 
+    Invariants: the heartbeat never ends while the process serves, whatever the database answers; and `held` is true
+    only while every other process must see this one as alive.
+
     Args:
+        database: best one of its own, with a short time limit: work that occupies the others must not delay it.
+        supervisor: keeps the heartbeat going.
         heartbeat_seconds: between renewals.
         expiry_seconds: after the last renewal the others take this process's runs.
+        clock: seconds that never go back.
     """
 
-    def __init__(self, database: Database, *, heartbeat_seconds: float, expiry_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        supervisor: Supervisor,
+        *,
+        heartbeat_seconds: float,
+        expiry_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
+        self._supervisor = supervisor
         self._heartbeat = heartbeat_seconds
         self._lasting_ms = round(expiry_seconds * 1000)
+        self._clock = clock
         self._valid_until = 0.0
+        self._next_at = 0.0
         self._regained = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._loop: Loop | None = None
         self.owner = new_id("node")
         self.generation = 0
 
     def held(self) -> bool:
         """By this process's own clock, counted from before the last renewal was sent, less a margin."""
-        return time.monotonic() < self._valid_until
+        return self._clock() < self._valid_until
 
     async def regained(self) -> None:
         """Until the heartbeat gets through again."""
@@ -90,47 +109,41 @@ class Lease:
 
     async def start(self) -> None:
         """Enter the row and keep renewing it."""
-        sent = time.monotonic()
-        await self._database.write(
-            repository.insert_lease,
-            self.owner,
-            host=socket.gethostname()[:255],
-            pid=os.getpid(),
-            lasting_ms=self._lasting_ms,
-        )
+        sent = self._clock()
+        await self._enter()
         self._extend(sent)
         await self._database.write(repository.delete_expired, for_ms=_FORGET_AFTER_MS)
-        self._task = asyncio.create_task(self._beat(), name="lease")
+        self._loop = self._supervisor.start(
+            "lease", self._renew_when_due, stale_seconds=self._lasting_ms / 1000 - _MARGIN_SECONDS
+        )
 
     async def close(self) -> None:
         """Remove the row: what this process still owned is free at once."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self._loop is not None:
+            await self._supervisor.stop(self._loop)
         self._valid_until = 0.0
         try:
             await self._database.write(repository.delete_lease, self.owner)
         except Unavailable as error:
             log.warning("lease_not_removed", reason=error.message)
 
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat if self.held() else min(1.0, self._heartbeat))
-            sent = time.monotonic()
-            lapsed = not self.held()
-            try:
-                renewed = await self._database.write(repository.renew_lease, self.owner, lasting_ms=self._lasting_ms)
-                if not renewed:
-                    await self._reenter()
-            except Unavailable as error:
-                log.warning("lease_not_renewed", reason=error.message, held=self.held())
-                continue
-            if lapsed or not renewed:
-                self.generation += 1
-                log.warning("lease_regained", generation=self.generation)
-            self._extend(sent)
+    async def _renew_when_due(self) -> None:
+        await asyncio.sleep(max(0.0, self._next_at - self._clock()))
+        await self._renew()
 
-    async def _reenter(self) -> None:
+    async def _renew(self) -> None:
+        """One heartbeat. It is due again at once if it fails, so the next round does not wait."""
+        sent = self._clock()
+        lapsed = not self.held()
+        renewed = await self._database.write(repository.renew_lease, self.owner, lasting_ms=self._lasting_ms)
+        if not renewed:
+            await self._enter()
+        if lapsed or not renewed:
+            self.generation += 1
+            log.warning("lease_regained", generation=self.generation)
+        self._extend(sent)
+
+    async def _enter(self) -> None:
         await self._database.write(
             repository.insert_lease,
             self.owner,
@@ -141,4 +154,5 @@ class Lease:
 
     def _extend(self, sent: float) -> None:
         self._valid_until = sent + self._lasting_ms / 1000 - _MARGIN_SECONDS
+        self._next_at = sent + self._heartbeat
         self._regained.set()

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -10,6 +11,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -43,8 +45,15 @@ runs = Table(
     Column("cost_nano_usd", NanoUsd),
     Column("steps", Integer, nullable=False, server_default="0"),
     Column("crashes", Integer, nullable=False, server_default="0"),
+    # Its executor runs nothing beside it: if the process ends now, this run is to blame. Counted in crashes_alone.
+    Column("isolated", Boolean, nullable=False, server_default=false()),
+    Column("crashes_alone", Integer, nullable=False, server_default="0"),
     Column("forked_from", String(40)),
     Column("cancel_requested_at", Millis),
+    Column("cancel_reason", String(200)),
+    # Time it has waited for people since it was started: not counted against its wall-clock limit.
+    Column("paused_at", Millis),
+    Column("paused_ms", Millis, nullable=False, server_default="0"),
     Column("created_at", Millis, nullable=False),
     Column("started_at", Millis),
     Column("finished_at", Millis),
