@@ -27,19 +27,32 @@ class Database(Protocol):
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `unit(connection, *args)` in a transaction that is rolled back; return its result.
 
+        It may be run more than once, until its time is over.
+
         Raises:
-            Unavailable: the database can't be reached or is overloaded.
+            Unavailable: the database can't be reached, is overloaded, or did not answer in time.
         """
         ...
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `unit(connection, *args)` in a transaction and commit it. Returns once the commit is durable.
 
-        An exception from the unit rolls back its own changes only, even where the adapter commits several
-        units together, and is raised here.
+        An exception from the unit rolls back its own changes only, even if the adapter commits several
+        units together, and is raised here. A unit that the server has surely rolled back for a reason that passes
+        (a deadlock, a cancelled statement, a lock held by others) is run again until its time is over; so a unit must
+        change nothing but the database.
 
         Raises:
-            Unavailable: the database can't be reached or is overloaded; nothing was written as far as known.
+            Unavailable: the database can't be reached, refuses for now, or did not answer in time. Nothing was
+                written, as far as is known: a commit whose answer was lost may have been made.
+        """
+        ...
+
+    async def maintain(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `write`, once and without a time limit: for migrations and clearing out, which may take minutes.
+
+        Raises:
+            Unavailable: as `write`.
         """
         ...
 

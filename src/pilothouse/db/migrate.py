@@ -24,7 +24,7 @@ async def upgrade_schema(database: Database) -> tuple[str | None, str]:
     Raises:
         StartupError: the database was written by a newer release, or holds tables that are not ours.
     """
-    return await database.write(_upgrade)
+    return await database.maintain(_upgrade)
 
 
 async def schema_versions(database: Database) -> tuple[str | None, str]:

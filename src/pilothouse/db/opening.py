@@ -9,8 +9,12 @@ from pilothouse.db.database import Database
 from pilothouse.errors import StartupError
 
 
-async def open_database(url: str, *, pool_size: int = 5) -> Database:
+async def open_database(url: str, *, pool_size: int = 5, limit_seconds: float | None = None) -> Database:
     """Connect to `sqlite:///path` or `postgresql://user:password@host/name`.
+
+    Args:
+        pool_size: most connections to PostgreSQL.
+        limit_seconds: longest time a unit may take on PostgreSQL; by default 4.5 s.
 
     Raises:
         StartupError: the address is malformed, names another database, or can't be reached.
@@ -30,9 +34,9 @@ async def open_database(url: str, *, pool_size: int = 5) -> Database:
             raise StartupError("PILOTHOUSE_DATABASE_URL names no file. Use sqlite:///path/to/file.db.")
         return SqliteDatabase.open(Path(parsed.database))
     if backend in {"postgresql", "postgres"}:
-        from pilothouse.db.postgres import PostgresDatabase  # noqa: PLC0415 - needs the `postgres` extra
+        from pilothouse.db.postgres import LIMIT_SECONDS, PostgresDatabase  # noqa: PLC0415 - needs the `postgres` extra
 
-        return await PostgresDatabase.open(parsed, pool_size=pool_size)
+        return await PostgresDatabase.open(parsed, pool_size=pool_size, limit_seconds=limit_seconds or LIMIT_SECONDS)
     raise StartupError(
         f"PILOTHOUSE_DATABASE_URL names {backend}, which is not supported. Use sqlite:/// or postgresql://."
     )

@@ -1,21 +1,29 @@
-"""SQLite: one writer thread that commits waiting units together, and a few reader threads."""
+"""SQLite: one writer thread that commits waiting units together, and a few reader threads.
+
+Invariants: the writer thread never ends before `close`, whatever the disk does; and a unit that was given back as
+`Unavailable` because it waited for too long is not run afterwards, unless it had begun.
+"""
 
 import asyncio
 import queue
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from pilothouse.db.database import Unit
 from pilothouse.errors import StartupError, Unavailable
+from pilothouse.observability.logs import get_logger
+
+log = get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,8 +31,15 @@ T = TypeVar("T")
 _BUSY_MS = 5_000
 _READERS = 3
 _MOST_UNITS_A_COMMIT = 64
+_LIMIT_SECONDS = 10.0
+"""Longest time a caller waits: a disk that does not answer must not hold every request."""
+_REOPEN_SECONDS = 0.5
 _SWITCH_SECONDS = 0.0005
 """The event loop must not wait Python's 5 ms for the writer thread to let go of the interpreter."""
+
+# Result codes that may pass: busy, locked, out of memory, read-only, interrupted, failing I/O, disk full, can't open,
+# lock protocol (https://www.sqlite.org/rescode.html). The low byte of an extended code is the primary one.
+_PASSING = frozenset({5, 6, 7, 8, 9, 10, 13, 14, 15})
 
 
 class _Job:
@@ -97,9 +112,20 @@ class SqliteDatabase:
 
         if self._closed:
             raise Unavailable("The database is closed: the server is stopping.", code="stopping")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+        try:
+            async with asyncio.timeout(_LIMIT_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+        except (TimeoutError, DBAPIError) as error:
+            raise _translated(error) from error
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            async with asyncio.timeout(_LIMIT_SECONDS):
+                return await self.maintain(unit, *args, **kwargs)
+        except TimeoutError as error:
+            raise _translated(error) from error
+
+    async def maintain(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
             raise Unavailable("The database is closed: the server is stopping.", code="stopping")
         job = _Job(lambda connection: unit(connection, *args, **kwargs), asyncio.get_running_loop())
@@ -117,60 +143,108 @@ class SqliteDatabase:
         self._read_engine.dispose()
 
     def _write_loop(self) -> None:
-        with self._write_engine.connect() as connection:
-            while (job := self._jobs.get()) is not None:
-                batch = [job]
-                last = False
-                while len(batch) < _MOST_UNITS_A_COMMIT:
-                    try:
-                        more = self._jobs.get_nowait()
-                    except queue.Empty:
-                        break
-                    if more is None:
-                        last = True
-                        break
-                    batch.append(more)
-                _commit_together(connection, batch)
-                for loop, jobs in _by_loop(batch).items():
-                    _settle_on(loop, jobs)
-                if last:
-                    return
+        while True:
+            try:
+                with self._write_engine.connect() as connection:
+                    if self._write_batches(connection):
+                        return
+            except Exception as error:  # noqa: BLE001 - the writer must not end: open the file anew
+                log.warning("database_reopened", reason=_reason(error)[:200])
+                time.sleep(_REOPEN_SECONDS)
+
+    def _write_batches(self, connection: Connection) -> bool:
+        """Commit what comes, batch by batch. Returns True once the database was closed, False to open it anew."""
+        while True:
+            batch, last = self._next_batch()
+            sound = not batch or _commit_together(connection, batch)
+            for loop, jobs in _by_loop(batch).items():
+                _settle_on(loop, jobs)
+            if last or not sound:
+                return last
+
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        """What waits, at least one job; and whether nothing more will come."""
+        batch: list[_Job] = []
+        more = self._jobs.get()
+        while more is not None:
+            if not more.future.cancelled():  # its caller gave up before it began
+                batch.append(more)
+            if len(batch) == _MOST_UNITS_A_COMMIT:
+                return batch, False
+            try:
+                more = self._jobs.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
 
 
-def _commit_together(connection: Connection, batch: list[_Job]) -> None:
-    """One transaction for all units of the batch, each behind its own savepoint."""
+def _commit_together(connection: Connection, batch: list[_Job]) -> bool:
+    """One transaction for all units of the batch, each behind its own savepoint.
+
+    Returns:
+        Whether the connection is as it was before: False to open another one.
+    """
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        alone = len(batch) == 1
-        for job in batch:
-            if not alone:
-                connection.exec_driver_sql("SAVEPOINT unit")
-            try:
-                job.result = job.call(connection)
-            except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the unit
-                job.error = error
-                if alone:
-                    connection.exec_driver_sql("ROLLBACK")
-                    return
-                connection.exec_driver_sql("ROLLBACK TO unit")
-            if not alone:
-                connection.exec_driver_sql("RELEASE unit")
-        connection.exec_driver_sql("COMMIT")
+        if _run_units(connection, batch):
+            connection.exec_driver_sql("COMMIT")
     except BaseException as error:  # noqa: BLE001 - the commit failed: nobody's unit is durable
-        failure = Unavailable("The database file can't be written right now.", code="database_unavailable")
+        failure = _away()
         failure.__cause__ = error
         for job in batch:
             job.error = job.error or failure
-        _rollback_quietly(connection)
-    finally:
-        connection.rollback()
+    return _end_transaction(connection)
 
 
-def _rollback_quietly(connection: Connection) -> None:
+def _run_units(connection: Connection, batch: list[_Job]) -> bool:
+    """Run each unit. What one raises undoes its own work and is kept for its caller.
+
+    Returns:
+        Whether there is anything to commit.
+
+    Raises:
+        OperationalError: SQLite has given the whole transaction up, as it does when the disk is full.
+    """
+    alone = len(batch) == 1
+    for job in batch:
+        if not alone:
+            connection.exec_driver_sql("SAVEPOINT unit")
+        try:
+            job.result = job.call(connection)
+        except BaseException as error:  # noqa: BLE001 - handed to whoever awaits the unit
+            job.error = _translated(error)
+            if alone:
+                return False
+            connection.exec_driver_sql("ROLLBACK TO unit")
+        if not alone:
+            connection.exec_driver_sql("RELEASE unit")
+    return True
+
+
+def _end_transaction(connection: Connection) -> bool:
+    """See that no transaction is left open. Returns whether that went well."""
     try:
-        connection.exec_driver_sql("ROLLBACK")
-    except OperationalError:
-        return
+        connection.rollback()
+    except Exception:  # noqa: BLE001 - the disk fails: the connection is given up
+        return False
+    return True
+
+
+def _away() -> Unavailable:
+    return Unavailable("The database file can't be used right now. Try again shortly.", code="database_unavailable")
+
+
+def _translated(error: BaseException) -> BaseException:
+    """`Unavailable` for what may pass, such as a full disk; the error itself for everything else."""
+    if isinstance(error, DBAPIError):
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in _PASSING:
+            log.warning("database_refused", reason=_reason(error)[:200])
+            failure = _away()
+            failure.__cause__ = error
+            return failure
+        return error
+    return _away() if isinstance(error, TimeoutError) else error
 
 
 def _by_loop(batch: list[_Job]) -> dict[asyncio.AbstractEventLoop, list[_Job]]:
@@ -196,6 +270,7 @@ def _engine(path: Path, **kwargs: Any) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         poolclass=pool,
+        hide_parameters=True,
         connect_args={"check_same_thread": False},
         **kwargs,
     )
