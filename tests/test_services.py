@@ -23,4 +23,4 @@ async def test_a_second_application_on_the_same_folder_gets_one_sentence_and_lea
             async with Pilothouse(settings, environ={}).running():
                 pass
     async with Pilothouse(settings, environ={}).running() as services:
-        assert await services.not_ready() is None
+        assert (await services.readiness.report()).reason is None

@@ -24,6 +24,7 @@ from pilothouse.http.middleware import add_middleware
 from pilothouse.http.problems import install_problem_handlers
 from pilothouse.identity import endpoints as identity_endpoints
 from pilothouse.kit.collector import calm_collector
+from pilothouse.kit.health import Health
 from pilothouse.observability.logs import configure_logging
 from pilothouse.runs import chat_endpoints, websocket
 from pilothouse.runs import endpoints as run_endpoints
@@ -174,7 +175,7 @@ class Pilothouse:
             agent_endpoints.router,
             tool_endpoints.router,
             identity_endpoints.router,
-            health_router(self._not_ready),
+            health_router(self._health),
         ):
             api.include_router(router)
         install_docs(api)
@@ -197,11 +198,9 @@ class Pilothouse:
         state.tools = services.tools
         state.stop_conversation = services.stop_conversation
 
-    async def _not_ready(self) -> str | None:
+    async def _health(self) -> Health:
         services = self._services
-        if services is None:
-            return "The server is starting."
-        return await services.not_ready()
+        return Health("The server is starting.") if services is None else await services.readiness.report()
 
 
 __all__ = ["Pilothouse", "Services"]

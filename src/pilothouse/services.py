@@ -1,5 +1,6 @@
 """What runs inside a started application: opened, checked and connected in order, and closed in the opposite one."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pydantic_ai.models import Model
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url
 
 from pilothouse.agents.registry import AgentRegistry
 from pilothouse.conversations.service import Conversations
@@ -16,8 +17,9 @@ from pilothouse.db import Database, open_database
 from pilothouse.db.migrate import upgrade_schema
 from pilothouse.engine.folder import FolderLock
 from pilothouse.engine.leases import Lease, Ownership, SoleOwner
+from pilothouse.engine.readiness import Readiness
 from pilothouse.engine.supervisor import Supervisor
-from pilothouse.errors import PilothouseError, StartupError
+from pilothouse.errors import StartupError, Unavailable
 from pilothouse.idempotency.service import Idempotency
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.identity.service import Identity
@@ -41,6 +43,8 @@ from pilothouse.version import VERSION
 log = get_logger(__name__)
 
 _TOOL_THREADS = 8
+_HEARTBEAT_SECONDS = 2.0
+_STALE_SECONDS = 15.0
 
 
 @dataclass
@@ -61,16 +65,7 @@ class Services:
     follower: Follower
     wakeups: Wakeups
     reaper: Reaper
-
-    async def not_ready(self) -> str | None:
-        """Why no new work is taken, or None."""
-        if self.executor.stopping:
-            return "The server is stopping."
-        try:
-            await self.database.read(lambda connection: connection.execute(text("SELECT 1")) and None)
-        except PilothouseError as error:
-            return error.message
-        return None
+    readiness: Readiness
 
     async def stop_conversation(self, principal: Principal, conversation_id: str) -> None:
         """Stop every run of a conversation that has not ended."""
@@ -82,7 +77,10 @@ class Services:
         """Take no new runs, let those that run end for a while, then end what follows them."""
         await self.executor.close(grace_seconds=grace_seconds)
         self.wakeups.reapers_look()
-        await self.deltas.close()
+        try:
+            await self.deltas.write_all()
+        except Unavailable as error:
+            log.warning("streamed_text_not_written", reason=error.message)
         self.follower.close()
 
 
@@ -115,12 +113,16 @@ async def started(
         identity = await _identity(stack, settings, database, local=local)
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.close)
-        ownership = await _ownership(stack, settings.lease, database, supervisor, alone=embedded)
+        ownership = SoleOwner() if embedded else await _lease(stack, settings, supervisor)
         threads = ThreadPoolExecutor(_TOOL_THREADS, thread_name_prefix="tool")
         stack.callback(partial(threads.shutdown, wait=False, cancel_futures=True))
-        services = await _connect(stack, settings, registry, (database, gateway, identity, ownership, threads))
+        services = await _connect(
+            stack, settings, registry, (database, gateway, identity, ownership, threads, supervisor)
+        )
         await services.reaper.once()
-        services.reaper.start()
+        if isinstance(ownership, SoleOwner):
+            supervisor.start("alive", partial(_leave_signs, ownership, services, settings.lease))
+        supervisor.start("reaper", services.reaper.round, stale_seconds=settings.lease.reap_seconds + _STALE_SECONDS)
         log.info("server_started", agents=[agent.name for agent in registry], version=VERSION)
         yield services
 
@@ -129,14 +131,15 @@ async def _connect(
     stack: AsyncExitStack,
     settings: Settings,
     registry: AgentRegistry,
-    opened: tuple[Database, ModelGateway, Identity, Ownership, ThreadPoolExecutor],
+    opened: tuple[Database, ModelGateway, Identity, Ownership, ThreadPoolExecutor, Supervisor],
 ) -> Services:
     """Put together what works on the opened parts."""
-    database, gateway, identity, ownership, threads = opened
+    database, gateway, identity, ownership, threads, supervisor = opened
     waker = _Waker()
     wakeups = await _wakeups(stack, settings, waker)
     live = LiveRuns(announce=wakeups.run_changed)
     deltas = DeltaWriter(database, interval_seconds=settings.runs.delta_flush_seconds)
+    supervisor.start("delta-writer", deltas.round)
     executor = Executor(
         database=database,
         agents=registry,
@@ -147,11 +150,9 @@ async def _connect(
         default_model=settings.models.default,
     )
     upkeep = Upkeep(database, delta_retention_seconds=settings.runs.delta_retention_seconds)
-    upkeep.start()
-    stack.push_async_callback(upkeep.close)
+    supervisor.start("upkeep", upkeep.round)
     alone = isinstance(ownership, SoleOwner)
     reaper = Reaper(database, executor, alone=alone, interval_seconds=settings.lease.reap_seconds)
-    stack.push_async_callback(reaper.close)
     waker.live, waker.reaper = live, reaper
     follower = Follower(database, live)
     return Services(
@@ -169,6 +170,7 @@ async def _connect(
         follower=follower,
         wakeups=wakeups,
         reaper=reaper,
+        readiness=Readiness(database, supervisor, refusal=executor.refusal),
     )
 
 
@@ -196,16 +198,17 @@ async def _identity(stack: AsyncExitStack, settings: Settings, database: Databas
     return identity
 
 
-async def _ownership(
-    stack: AsyncExitStack, settings: LeaseSettings, database: Database, supervisor: Supervisor, *, alone: bool
-) -> Ownership:
-    if alone:
-        return SoleOwner()
+async def _lease(stack: AsyncExitStack, settings: Settings, supervisor: Supervisor) -> Lease:
+    """The process's lease, on a connection of its own: nothing that occupies the others delays the heartbeat."""
+    times = settings.lease
+    limit = min(_HEARTBEAT_SECONDS, times.heartbeat_seconds)
+    database = await open_database(settings.database_url, pool_size=1, limit_seconds=limit)
+    stack.push_async_callback(database.close)
     lease = Lease(
         database,
         supervisor,
-        heartbeat_seconds=settings.heartbeat_seconds,
-        expiry_seconds=settings.expiry_seconds,
+        heartbeat_seconds=times.heartbeat_seconds,
+        expiry_seconds=times.expiry_seconds,
     )
     stack.push_async_callback(lease.close)
     await lease.start()
@@ -228,6 +231,13 @@ async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker) -> 
     wakeups.start()
     stack.push_async_callback(wakeups.close)
     return wakeups
+
+
+async def _leave_signs(owner: SoleOwner, services: Services, times: LeaseSettings) -> None:
+    """One round: while runs execute, say that this process is alive."""
+    if len(services.executor):
+        await owner.leave_sign(services.database, lasting_ms=round(times.heartbeat_seconds * 1000))
+    await asyncio.sleep(times.heartbeat_seconds)
 
 
 def _require_models(registry: AgentRegistry, settings: Settings) -> None:

@@ -14,7 +14,7 @@ from tests.support.server import running
 from pilothouse.db import Database
 from pilothouse.errors import Unavailable
 from pilothouse.identity.principal import local_principal
-from pilothouse.runs import repository
+from pilothouse.runs import ownership_repository
 from pilothouse.runs.active import ActiveRun
 from pilothouse.runs.admit import NewRun
 from pilothouse.runs.chat_endpoints import event_bytes
@@ -177,7 +177,7 @@ class Paused:
     async def regained(self) -> None:
         for run_id in self._run_id:
             await self._database.write(
-                repository.take_over, run_id, owner="node_other", now=1, states=("running",), if_attempt=1
+                ownership_repository.take_over, run_id, owner="node_other", states=("running",), if_attempt=1
             )
         self.lapsed = False
         self.generation += 1

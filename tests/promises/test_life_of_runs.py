@@ -16,7 +16,7 @@ from pydantic_ai import Agent
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 from tests.promises.test_p2_finished_work_is_never_repeated import check_events, check_whole
 from tests.support.node import CutDatabase, Node
 
@@ -25,7 +25,7 @@ from pilothouse.conversations.transcript import assemble
 from pilothouse.db import Database, open_database
 from pilothouse.errors import Conflict, TooMany
 from pilothouse.identity.principal import local_principal
-from pilothouse.runs import repository
+from pilothouse.runs import ownership_repository, repository
 from pilothouse.runs.active import current_run
 from pilothouse.runs.events import START, RunEvent, from_rows
 from pilothouse.runs.reaper import Reaper
@@ -137,6 +137,8 @@ class LifeOfRuns(RuleBasedStateMachine):
         self.node = Node(self.dying, agent_at(self.gates), settings=settings)
         self.reaper = Reaper(self.dying, self.node.executor, alone=True, interval_seconds=60)
         self.wakeups = self.node.runs._wakeups = LookAtOnce(self.reaper)
+        self.node.executor.isolation.on_end = self.wakeups.reapers_look
+        await self.database.write(forget_waits)
         await self.reaper.once()
         for run_id, client in self.clients.items():
             self.follow(run_id, client)
@@ -148,7 +150,7 @@ class LifeOfRuns(RuleBasedStateMachine):
         tasks = [task for run_id in self.clients if (task := self.node.executor.task(run_id)) is not None]
         if gracefully:
             await self.node.executor.close(grace_seconds=0)
-            await self.node.deltas.close()
+            await self.node.deltas.write_all()
         following = [client.following for client in self.clients.values()]
         await self.node.abandon([self.wakeups.task, *tasks, *following])
 
@@ -176,10 +178,13 @@ class LifeOfRuns(RuleBasedStateMachine):
     async def unsettled(self) -> list[str]:
         """What still goes on."""
         executor = self.node.executor
+        alone = executor.isolation.run_id  # others wait until it has recorded something
         going = [
-            run_id for run_id in executor._tasks if run_id not in self.gates.model and run_id not in self.gates.tool
+            run_id
+            for run_id in executor._tasks
+            if run_id not in self.gates.model and run_id not in self.gates.tool and alone in (None, run_id)
         ]
-        waiting = await self.database.read(repository.conversations_waiting, ["gated"])
+        waiting = await self.database.read(ownership_repository.conversations_waiting, ["gated"])
         looking = [] if self.wakeups.idle else ["the reaper looks"]
         return [*going, *waiting, *(task.get_name() for task in executor._next), *looking]
 
@@ -370,6 +375,11 @@ class LifeOfRuns(RuleBasedStateMachine):
                 await self._model_answers(run_id, "text")
             check_whole(assemble(await self.database.read(all_messages, conversation)))
         await self.end_process(gracefully=True)
+
+
+def forget_waits(connection: Connection) -> None:
+    """As if the process had been away for long: suspects may be tried again at once."""
+    connection.execute(update(runs).values(retry_at=None))
 
 
 def reachable(state: str) -> set[str]:

@@ -11,6 +11,7 @@ from pilothouse.agents.registry import AgentRegistry, ServedAgent
 from pilothouse.conversations.service import Conversations
 from pilothouse.db import Database
 from pilothouse.engine.leases import SoleOwner
+from pilothouse.engine.supervisor import Supervisor
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.runs.admit import NewRun
@@ -107,6 +108,8 @@ class Node:
             ownership=SoleOwner(),
             default_model=settings.models.default,
         )
+        self.supervisor = Supervisor()
+        self.supervisor.start("delta-writer", self.deltas.round)
         self.follower = Follower(database, self.live)
         self.runs = Runs(database, self.executor, self.follower, NoWakeups(), queue_length=settings.runs.queue_length)
         self.conversations = Conversations(database)
@@ -116,12 +119,14 @@ class Node:
 
     async def __aexit__(self, *_: object) -> None:
         await self.executor.close(grace_seconds=0)
-        await self.deltas.close()
+        await self.supervisor.close()
+        await self.deltas.write_all()
         await self.gateway.close()
 
     async def abandon(self, tasks: Iterable[asyncio.Task[Any] | None] = ()) -> None:
         """Let go of a dead process's tasks, as its end would."""
-        for task in [*tasks, self.deltas._task]:
+        await self.supervisor.close()
+        for task in tasks:
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)

@@ -1,5 +1,6 @@
 """Bring the schema to the version this release knows."""
 
+from functools import cache
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -74,6 +75,17 @@ def _known_version(connection: Connection) -> str | None:
             "Install the newer release again, or restore a backup made before the upgrade."
         )
     return current
+
+
+def stored_schema(connection: Connection) -> str | None:
+    """The schema version of a database that has been upgraded once. For checks that are made often."""
+    return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608 - ours
+
+
+@cache
+def newest_schema() -> str:
+    """The schema version this release knows."""
+    return _revisions()[-1]
 
 
 def _revisions() -> list[str]:

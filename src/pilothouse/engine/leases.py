@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from sqlalchemy import Connection
+
 from pilothouse.db import Database
 from pilothouse.engine import repository
 from pilothouse.engine.supervisor import Loop, Supervisor
@@ -21,7 +23,7 @@ from pilothouse.observability.logs import get_logger
 log = get_logger(__name__)
 
 _MARGIN_SECONDS = 1.0
-_FORGET_AFTER_MS = 3_600_000
+_FORGET_AFTER_MS = 7 * 24 * 3_600_000
 
 
 class Ownership(Protocol):
@@ -53,6 +55,7 @@ class SoleOwner:
 
     def __init__(self) -> None:
         self.owner = new_id("node")
+        self._entered = False
 
     def held(self) -> bool:
         """Always."""
@@ -60,6 +63,17 @@ class SoleOwner:
 
     async def regained(self) -> None:
         """At once."""
+
+    async def leave_sign(self, database: Database, *, lasting_ms: int) -> None:
+        """Write that this process is alive: after a crash it tells how long nothing was executed.
+
+        Args:
+            lasting_ms: until the next sign.
+        """
+        if not self._entered:
+            await database.write(_enter, self.owner, lasting_ms)
+            self._entered = True
+        await database.write(repository.renew_lease, self.owner, lasting_ms=lasting_ms)
 
 
 class Lease:
@@ -112,7 +126,6 @@ class Lease:
         sent = self._clock()
         await self._enter()
         self._extend(sent)
-        await self._database.write(repository.delete_expired, for_ms=_FORGET_AFTER_MS)
         self._loop = self._supervisor.start(
             "lease", self._renew_when_due, stale_seconds=self._lasting_ms / 1000 - _MARGIN_SECONDS
         )
@@ -144,15 +157,14 @@ class Lease:
         self._extend(sent)
 
     async def _enter(self) -> None:
-        await self._database.write(
-            repository.insert_lease,
-            self.owner,
-            host=socket.gethostname()[:255],
-            pid=os.getpid(),
-            lasting_ms=self._lasting_ms,
-        )
+        await self._database.write(_enter, self.owner, self._lasting_ms)
 
     def _extend(self, sent: float) -> None:
         self._valid_until = sent + self._lasting_ms / 1000 - _MARGIN_SECONDS
         self._next_at = sent + self._heartbeat
         self._regained.set()
+
+
+def _enter(connection: Connection, owner: str, lasting_ms: int) -> None:
+    repository.delete_expired(connection, for_ms=_FORGET_AFTER_MS)
+    repository.insert_lease(connection, owner, host=socket.gethostname()[:255], pid=os.getpid(), lasting_ms=lasting_ms)

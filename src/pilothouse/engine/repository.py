@@ -45,6 +45,11 @@ def alive(connection: Connection) -> Select[Any]:
     return select(leases.c.owner).where(leases.c.expires_at > database_now(connection))
 
 
+def last_sign_of(owner: ColumnElement[str | None]) -> ScalarSelect[int]:
+    """Until when a process surely was not dead, as a query to be used inside another; NULL if it is not known."""
+    return select(leases.c.expires_at).where(leases.c.owner == owner).scalar_subquery()
+
+
 def count_alive(connection: Connection) -> int:
     """How many processes are alive."""
     statement: ScalarSelect[int] = select(func.count()).select_from(alive(connection).subquery()).scalar_subquery()

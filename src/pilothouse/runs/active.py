@@ -116,6 +116,8 @@ class ActiveRun:
     may_repeat: bool = False
     tail_recorded: bool = False
     generation: int = 0
+    elapsed_seconds: float = 0.0
+    blamed: bool = False
     _told: dict[str, str] = field(default_factory=dict[str, str])
     _last_call: str = ""
     _repeats: int = 0
@@ -224,6 +226,7 @@ class ActiveRun:
             finished_at=now_ms(),
         )
         self._told = told
+        self._gets_on()
         self._state_message(response, cost)
         self.text = response_text(response)
         calls = response.tool_calls
@@ -272,6 +275,7 @@ class ActiveRun:
                 arguments=_arguments_text(opened.call),
             )
         self.answered.add(call_id)
+        self._gets_on()
         self.journal.add_message(
             "tool", encode(message), step=opened.model_step, call_id=call_id, tokens=estimate_tokens(shown)
         )
@@ -399,6 +403,12 @@ class ActiveRun:
                     raise
                 if commit.done():
                     return commit.result()
+
+    def _gets_on(self) -> None:
+        """Processes that ended before this count no more: a run that records something does not end them."""
+        if self.blamed:
+            self.blamed = False
+            self.journal.set_run(crashes=0, crashes_alone=0, isolated=False, retry_at=None)
 
     def _state_message(self, response: ModelResponse, cost: int | None) -> None:
         usage = response.usage

@@ -145,8 +145,8 @@ def _admit(
             "prompt_hash": new.agent.prompt.hash if new.agent.prompt else None,
             "forked_from": forked_from,
             "created_at": now,
-            "started_at": None if waiting else now,
         },
+        starts=not waiting,
     )
     own = StoredMessage(turn, 1, run_id, 0, "user", None, message[0], message[1], pinned=False, created_at=now)
     conversation_rows.insert_messages(connection, conversation_id, [own])

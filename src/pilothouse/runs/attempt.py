@@ -17,10 +17,11 @@ from pilothouse.kit.jsons import dumps
 from pilothouse.llm.deltas import current_sink
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.observability.logs import get_logger
-from pilothouse.runs import repository
+from pilothouse.runs import ownership_repository, repository
 from pilothouse.runs.active import ActiveRun, RunSink, ToolUse, Totals, current_run, failure_document
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, internal, timed_out
 from pilothouse.runs.failures import failure_of
+from pilothouse.runs.isolation import Isolation
 from pilothouse.runs.prepare import deps_of, instructions_of, model_of
 from pilothouse.runs.steps import RunHooks
 from pilothouse.usage.prices import format_usd
@@ -57,10 +58,12 @@ class AgentLoop:
     Args:
         gateway: where models are asked.
         default_model: for agents that name none.
+        isolation: what a run waits at before it begins.
     """
 
-    def __init__(self, gateway: ModelGateway, default_model: str | None) -> None:
+    def __init__(self, gateway: ModelGateway, default_model: str | None, isolation: Isolation) -> None:
         self._gateway = gateway
+        self._isolation = isolation
         self._default_model = default_model
         self._hooks = RunHooks()
         self._reinject = ReinjectSystemPrompt[Any]()
@@ -80,11 +83,12 @@ class AgentLoop:
     async def attempt(self, run: ActiveRun) -> tuple[Outcome | None, str | None]:
         """Run the agent, then record how it ended. Returns that, and the run that may start next."""
         seconds = run.agent.limits.timeout_seconds
-        limit = asyncio.timeout(seconds)
+        limit = asyncio.timeout(max(0.0, seconds - run.elapsed_seconds))
         try:
             async with limit:
                 if run.cancel_reason is not None:
                     raise asyncio.CancelledError
+                await self._isolation.passed(run.run_id)
                 result = await self._run_agent(run)
         except asyncio.CancelledError:
             if run.cancel_reason is not None:
@@ -216,8 +220,12 @@ def _recorded_answer(run: ActiveRun) -> _Recorded | None:
 
 
 def _anything_waits(run: ActiveRun) -> Callable[[Connection], bool]:
-    return lambda connection: repository.anything_waits(connection, run.run_id)
+    def rests(connection: Connection) -> bool:
+        ownership_repository.pause(connection, run.run_id)
+        return repository.anything_waits(connection, run.run_id)
+
+    return rests
 
 
 def _next_queued(run: ActiveRun) -> Callable[[Connection], str | None]:
-    return lambda connection: repository.next_queued(connection, run.conversation_id)
+    return lambda connection: ownership_repository.next_queued(connection, run.conversation_id)

@@ -3,7 +3,6 @@
 import asyncio
 
 from pilothouse.db import Database
-from pilothouse.errors import Unavailable
 from pilothouse.kit.clock import now_ms
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import repository
@@ -24,40 +23,40 @@ class DeltaWriter:
         self._database = database
         self._interval = interval_seconds
         self._dirty: set[Journal] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._something = asyncio.Event()
 
     def mark(self, journal: Journal) -> None:
         """This journal has shown something."""
         self._dirty.add(journal)
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="delta-writer")
+        self._something.set()
 
-    async def close(self) -> None:
-        """Write what is left and stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._write_all()
+    async def round(self) -> None:
+        """One round of the background loop: sleeps until there is something to write."""
+        await self._something.wait()
+        await asyncio.sleep(self._interval)
+        await self.write_all()
 
-    async def _run(self) -> None:
-        # Ends when there is nothing to write: an idle server does no work.
-        while self._dirty:
-            await asyncio.sleep(self._interval)
-            try:
-                await self._write_all()
-            except Exception:
-                log.exception("streamed_text_not_written")
-        self._task = None
+    async def write_all(self) -> None:
+        """Write what was shown and not written yet.
 
-    async def _write_all(self) -> None:
+        Raises:
+            Unavailable: the database is away; the next round tries again.
+        """
+        self._something.clear()
         journals, self._dirty = self._dirty, set()
         taken: list[tuple[Journal, list[RunEvent]]] = []
         rows: list[tuple[str, EventRow]] = []
         for journal in journals:
             events = await journal.begin_delta_write()
-            if events:
-                taken.append((journal, events))
-                rows.extend((journal.place.run_id, row) for row in to_rows(events))
+            if not events:
+                continue
+            try:
+                rows.extend([(journal.place.run_id, row) for row in to_rows(events)])
+            except ValueError:  # text that no encoding knows: its commit will fail, which ends that run alone
+                log.exception("streamed_text_not_written", run_id=journal.place.run_id)
+                journal.end_delta_write(events, written=False)
+                continue
+            taken.append((journal, events))
         if not rows:
             return
         written: set[str] = set()
@@ -65,10 +64,8 @@ class DeltaWriter:
         try:
             written = await self._database.write(repository.insert_deltas, rows, now_ms())
             failed = False
-        except Unavailable as error:
-            log.warning("streamed_text_not_written", reason=error.message, runs=len(taken))
         finally:
             for journal, events in taken:
                 journal.end_delta_write(events, written=journal.place.run_id in written)
                 if failed:
-                    self._dirty.add(journal)
+                    self.mark(journal)

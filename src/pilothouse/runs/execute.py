@@ -1,7 +1,7 @@
 """Execution: which runs this process executes, how they begin or are continued, and how they are stopped."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,21 +17,26 @@ from pilothouse.errors import RunFailure, Unavailable
 from pilothouse.identity.principal import Principal
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.observability.logs import get_logger
-from pilothouse.runs import repository
-from pilothouse.runs.active import ActiveRun
+from pilothouse.runs import ownership_repository
+from pilothouse.runs.active import ActiveRun, failure_document
 from pilothouse.runs.admit import Admitted, NewRun
 from pilothouse.runs.attempt import AgentLoop, Outcome
 from pilothouse.runs.deltas import DeltaWriter
+from pilothouse.runs.end import end_by_rows
 from pilothouse.runs.errors import Fenced, HandOver, internal, poisoned
 from pilothouse.runs.events import RunEvent
+from pilothouse.runs.isolation import Isolation
 from pilothouse.runs.journal import Journal, RunPlace
 from pilothouse.runs.live import LiveRuns
-from pilothouse.runs.resume import SUSPECT_CRASHES, restore, take_over
+from pilothouse.runs.resume import Resumption, restore, take_over
 
 log = get_logger(__name__)
 
-_MOST_CRASHES_IN_PLACE = 3
-_MOST_CRASHES = 10  # of a run that gets on a little each time
+CANCELLED_BY_CALLER = "cancelled by its caller"
+
+_MOST_CRASHES_ALONE = 4
+_ALONE_SECONDS = 10.0
+_LONGEST_ALONE_SECONDS = 120.0
 
 
 class Executor:
@@ -57,11 +62,11 @@ class Executor:
         self._live = live
         self._deltas = deltas
         self._ownership = ownership
-        self._agent_loop = AgentLoop(gateway, default_model)
+        self.isolation = Isolation()
+        self._agent_loop = AgentLoop(gateway, default_model, self.isolation)
         self._tasks: dict[str, asyncio.Task[Outcome | None]] = {}
         self._runs: dict[str, ActiveRun] = {}
         self._next: set[asyncio.Task[Any]] = set()
-        self._suspects: set[str] = set()
         self.stopping = False
 
     # --- what others ask of it ---
@@ -86,36 +91,75 @@ class Executor:
         states: Sequence[str] = ("running", "queued", "awaiting_input"),
         if_attempt: int | None = None,
         doomed: RunFailure | None = None,
+        alone: bool = False,
     ) -> asyncio.Task[Outcome | None] | None:
         """Take a stored run over and continue it from its transcript.
 
         Args:
             run_id: which.
             states: those it may be in.
-            if_attempt: only where its fencing number is still this.
+            if_attempt: only if its fencing number is still this.
             doomed: only bring it to its end, with this failure.
+            alone: isolate it, if it is a suspect and nothing else executes here.
 
         Returns:
-            The task that executes it; None where it is in no state to be continued, or someone else was quicker.
+            The task that executes it; None if it is in no state to be continued, someone else was quicker, or what is
+            stored of it can't be loaded: then it is ended.
         """
-        if run_id in self._tasks or self.stopping:
+        if run_id in self._tasks or self.refusal() is not None:
             return None
+        alone = alone and not self._tasks and self.isolation.run_id is None
+        if alone:  # before the row says so: what is accepted meanwhile waits
+            self.isolation.begin(run_id)
+        stored = None
         try:
-            stored = await self._database.write(
+            stored = await self._take_over(run_id, states=states, if_attempt=if_attempt, alone=alone)
+            return None if stored is None else await self._continue(stored, doomed)
+        finally:
+            if alone and (stored is None or not stored.isolated or run_id not in self._tasks):
+                self.isolation.end(run_id)
+
+    async def _take_over(
+        self, run_id: str, *, states: Sequence[str], if_attempt: int | None, alone: bool
+    ) -> Resumption | None:
+        try:
+            return await self._database.write(
                 take_over,
                 run_id,
                 owner=self._ownership.owner,
                 states=states,
                 if_attempt=if_attempt,
                 agents=self._agents,
+                alone=alone,
             )
         except IntegrityError:  # another run of the conversation has become the active one meanwhile
             return None
-        if stored is None:
+
+    async def _continue(self, stored: Resumption, doomed: RunFailure | None) -> asyncio.Task[Outcome | None] | None:
+        """Execute what was taken over."""
+        row = stored.row
+        try:
+            run = self._load(stored)
+        except Exception:
+            log.exception("run_not_loadable", run_id=row.id)
+            await self._give_up(row.id, row.attempt, row.conversation_id)
             return None
+        if doomed is not None:
+            run.doomed = doomed
+        elif row.crashes_alone >= _MOST_CRASHES_ALONE:
+            run.doomed = poisoned(row.crashes_alone)
+        task = self._spawn(run)
+        if stored.isolated:
+            seconds = min(_ALONE_SECONDS * 2**row.crashes_alone, _LONGEST_ALONE_SECONDS)
+            self._later(self._end_isolation(run, seconds), name=f"isolation:{row.id}")
+        if row.cancel_requested_at is not None:
+            self.cancel(row.id, row.cancel_reason or CANCELLED_BY_CALLER)
+        return task
+
+    def _load(self, stored: Resumption) -> ActiveRun:
         row = stored.row
         journal = self._open(
-            RunPlace(run_id, row.conversation_id, row.turn, row.attempt),
+            RunPlace(row.id, row.conversation_id, row.turn, row.attempt),
             stored.events,
             next_seq=max((message.seq for message in stored.own), default=0) + 1,
             next_step=stored.next_step,
@@ -125,16 +169,7 @@ class Executor:
         agent = self._agents.get(row.agent)
         run = self._activate(journal, agent, principal, request, (stored.history, stored.unloaded, stored.own))
         restore(run, stored)
-        if doomed is not None:
-            run.doomed = doomed
-        elif stored.crashes_in_place >= _MOST_CRASHES_IN_PLACE or row.crashes >= _MOST_CRASHES:
-            run.doomed = poisoned(row.crashes)
-        task = self._spawn(run)
-        if stored.crashes_in_place >= SUSPECT_CRASHES:
-            self._suspects.add(run_id)
-        if row.cancel_requested_at is not None:
-            self.cancel(run_id, "cancelled by its caller")
-        return task
+        return run
 
     def task(self, run_id: str) -> asyncio.Task[Outcome | None] | None:
         """The task that executes a run here, if it does."""
@@ -164,8 +199,13 @@ class Executor:
             await asyncio.wait(self._tasks.values(), timeout=grace_seconds)
         for task in list(self._tasks.values()):
             task.cancel()
+        for task in self._next:
+            task.cancel()
         await asyncio.gather(*self._tasks.values(), *self._next, return_exceptions=True)
-        await self._database.write(repository.release_runs, self._ownership.owner)
+        try:
+            await self._database.write(ownership_repository.release_runs, self._ownership.owner)
+        except Unavailable as error:  # others take them over once the lease has expired
+            log.warning("runs_not_released", reason=error.message)
 
     @property
     def owner(self) -> str:
@@ -177,10 +217,21 @@ class Executor:
         """The agents whose runs can be executed here."""
         return [agent.name for agent in self._agents]
 
-    @property
-    def has_suspect(self) -> bool:
-        """Whether a run executes here that may have taken processes down: one at a time, to tell which it is."""
-        return bool(self._suspects)
+    def refusal(self) -> Unavailable | None:
+        """Why no run can begin here now; None if one can."""
+        if self.stopping:
+            return Unavailable(
+                "This server is stopping. Send the request again: another one will answer.",
+                code="stopping",
+                headers={"Retry-After": "1"},
+            )
+        if not self._ownership.held():
+            return Unavailable(
+                "This server can't execute runs right now: it has no contact with the database. Try again shortly.",
+                code="database_unavailable",
+                headers={"Retry-After": "1"},
+            )
+        return None
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -202,6 +253,7 @@ class Executor:
             next_event=events[-1].number + 1,
             ownership=self._ownership,
             on_dirty=self._deltas.mark,
+            on_written=lambda values: self._written(place.run_id, values),
         )
 
     def _activate(
@@ -263,14 +315,18 @@ class Executor:
             return None
         except Exception:  # something could not be written as it was: end it from what was
             log.exception("run_not_recorded")
-            unrecorded = None if run.doomed is not None else internal()
+            if run.doomed is None:
+                unrecorded = internal()
+            else:
+                place = run.journal.place
+                self._later(self._give_up(place.run_id, place.attempt, place.conversation_id), name="give-up")
             return None
         else:
             return outcome
         finally:
             self._tasks.pop(run.run_id, None)
             self._runs.pop(run.run_id, None)
-            self._suspects.discard(run.run_id)
+            self.isolation.end(run.run_id)
             if live is not None:
                 self._live.close(live)
             if queued is not None and not self.stopping:
@@ -279,7 +335,10 @@ class Executor:
                 self._soon(run.run_id, states=("running",), doomed=unrecorded)
 
     def _soon(self, run_id: str, *, states: Sequence[str], doomed: RunFailure | None = None) -> None:
-        task = asyncio.create_task(self._take_up(run_id, states, doomed), name=f"take-up:{run_id}")
+        self._later(self._take_up(run_id, states, doomed), name=f"take-up:{run_id}")
+
+    def _later(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        task = asyncio.create_task(work, name=name)
         self._next.add(task)
         task.add_done_callback(self._next.discard)
 
@@ -290,3 +349,41 @@ class Executor:
             log.warning("run_left_to_reaper", run_id=run_id, reason=error.message)
         except Exception:
             log.exception("run_left_to_reaper", run_id=run_id)
+
+    # --- isolation, and runs that can't be ended as they should ---
+
+    def _written(self, run_id: str, values: dict[str, Any]) -> None:
+        if values.get("isolated") is False:
+            self.isolation.end(run_id)
+
+    async def _end_isolation(self, run: ActiveRun, seconds: float) -> None:
+        """Let the others begin if the run takes long, but not before its row says that it is no longer alone."""
+        await asyncio.sleep(seconds)
+        if self._runs.get(run.run_id) is not run or self.isolation.run_id != run.run_id:
+            return
+        run.journal.set_run(isolated=False)
+        try:
+            await run.journal.commit()
+        except (Fenced, Unavailable) as error:
+            log.warning("isolation_not_ended", run_id=run.run_id, reason=error.message)
+
+    async def _give_up(self, run_id: str, attempt: int, conversation_id: str) -> None:
+        """End a run that can't be ended with its transcript, and begin the next in line."""
+        error = failure_document(internal())
+        try:
+            await self._database.write(
+                end_by_rows,
+                run_id,
+                attempt=attempt,
+                from_state="running",
+                state="failed",
+                values={"error": error},
+                event={"error": error},
+            )
+            following = await self._database.read(ownership_repository.next_queued, conversation_id)
+        except Unavailable as away:
+            log.warning("run_left_to_reaper", run_id=run_id, reason=away.message)
+            return
+        self._live.look(run_id)
+        if following is not None and not self.stopping:
+            self._soon(following, states=("queued",))

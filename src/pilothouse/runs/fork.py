@@ -16,7 +16,7 @@ from pilothouse.agents.registry import AgentRegistry, ServedAgent
 from pilothouse.conversations import repository as conversation_rows
 from pilothouse.conversations.transcript import StoredMessage, decode
 from pilothouse.db import Database
-from pilothouse.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from pilothouse.errors import Conflict, InvalidRequest, NotFound
 from pilothouse.idempotency.repository import KeyUse, claim
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.clock import now_ms
@@ -96,12 +96,9 @@ class Forks:
             InvalidRequest: it has no such step, nothing is left to do after it, or the model can't be used.
             Unavailable: the server is stopping, or the database is away.
         """
-        if self._executor.stopping:
-            raise Unavailable(
-                "This server is stopping. Send the request again: another one will answer.",
-                code="stopping",
-                headers={"Retry-After": "1"},
-            )
+        refusal = self._executor.refusal()
+        if refusal is not None:
+            raise refusal
         row = await self._database.read(repository.get_run, principal.tenant, principal.subject, run_id)
         if row is None:
             raise NotFound("You have no run with this id.", code="run_not_found")
@@ -167,7 +164,7 @@ def _store(
         },
     )
     values = {"id": new_run, "conversation_id": conversation_id, "turn": turn, "created_at": now}
-    repository.insert_run(connection, values | _run_values(principal, source.row, wanted, agent, kept))
+    repository.insert_run(connection, values | _run_values(principal, source.row, wanted, agent, kept), starts=False)
     conversation_rows.insert_messages(connection, conversation_id, [*kept.history, *kept.own])
     if kept.steps:
         repository.insert_steps(connection, kept.steps)
@@ -216,7 +213,6 @@ def _run_values(principal: Principal, row: Row[Any], wanted: Fork, agent: Served
         "prompt_hash": prompt.hash if prompt else None,
         "steps": max((step["number"] for step in kept.steps), default=0),
         "forked_from": row.id,
-        "started_at": None,
     }
 
 

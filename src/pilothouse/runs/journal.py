@@ -40,8 +40,8 @@ class Batch:
     ended_steps: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     run: dict[str, Any] = field(default_factory=dict[str, Any])
     events: list[RunEvent] = field(default_factory=list[RunEvent])
-    after: Callable[[Connection], Any] | None = None
-    task: asyncio.Task[Any] | None = None
+    after: list[Callable[[Connection], Any]] = field(default_factory=list[Callable[[Connection], Any]])
+    task: asyncio.Task[list[Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class Journal:
         next_event: int,
         ownership: Ownership,
         on_dirty: Callable[["Journal"], None] | None = None,
+        on_written: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._database = database
         self._live = live
@@ -77,6 +78,7 @@ class Journal:
         self._next_event = next_event
         self._ownership = ownership
         self._on_dirty = on_dirty
+        self._on_written = on_written
         self._batch = Batch()
         self._uncommitted: list[RunEvent] = []
         self._facts: deque[int] = deque()
@@ -166,21 +168,24 @@ class Journal:
         """Make everything added so far durable, then show it.
 
         Args:
-            after: runs in the same transaction, last. Its result is returned.
+            after: runs in the same transaction, behind all that is written and what earlier callers gave. Its result
+                is returned.
 
         Raises:
             Fenced: another attempt has the run; nothing was written and nothing more may be.
             Unavailable: the database is away.
         """
         batch = self._batch
+        mine = len(batch.after)
         if after is not None:
-            batch.after = after
+            batch.after.append(after)
         if batch.task is None:
             batch.task = asyncio.create_task(self._write(batch))
         # A cancelled caller leaves the write to finish: a fact half told would be worse than a late stop.
-        return await asyncio.shield(batch.task)
+        results = await asyncio.shield(batch.task)
+        return results[mine] if after is not None else None
 
-    async def _write(self, batch: Batch) -> Any:
+    async def _write(self, batch: Batch) -> list[Any]:
         async with self._lock:
             if self._batch is batch:
                 self._batch = Batch()
@@ -188,16 +193,18 @@ class Journal:
             batch.events = events
             if self.fenced:
                 raise Fenced(self.place.run_id)
-            held, result = await self._write_patiently(batch)
-            if not held:
+            results = await self._write_patiently(batch)
+            if results is None:
                 self.fenced = True
                 raise Fenced(self.place.run_id)
             self._unsure = False
             if events:
                 self._show(events[-1].number)
-            return result
+            if self._on_written is not None:
+                self._on_written(batch.run)
+            return results
 
-    async def _write_patiently(self, batch: Batch) -> tuple[bool, Any]:
+    async def _write_patiently(self, batch: Batch) -> list[Any] | None:
         """Write the batch, waiting for a database that is away for a while: the work is done, only not recorded.
 
         Or recorded, and the answer was lost: then it is not written again.
@@ -276,8 +283,8 @@ _STEP_COLUMNS = (
 
 def _write_batch(
     connection: Connection, place: RunPlace, batch: Batch, *, tried: bool = False, unsure: bool = False
-) -> tuple[bool, Any]:
-    """All of a batch, behind the fence.
+) -> list[Any] | None:
+    """All of a batch, behind the fence. Returns what its `after` gave, None if another attempt has the run.
 
     Args:
         connection: in a transaction.
@@ -290,15 +297,15 @@ def _write_batch(
     if events and (tried or unsure):
         durable = repository.last_event_of(connection, place.run_id, place.attempt)
         if tried and events[-1].number <= durable:
-            return True, batch.after(connection) if batch.after is not None else None
+            return [after(connection) for after in batch.after]
         events = [event for event in events if event.number > durable]
-    if batch.after is not None:
+    if batch.after:
         # What ends a run looks for the next: nobody may queue one unseen meanwhile. Before the run's own row, as
         # whoever deletes a conversation takes them in this order too.
         conversation_rows.hold_conversation(connection, place.conversation_id)
     values = batch.run or {"attempt": place.attempt}
     if not repository.write_fenced(connection, place.run_id, place.attempt, values):
-        return False, None
+        return None
     if batch.messages:
         conversation_rows.insert_messages(connection, place.conversation_id, batch.messages)
     if batch.new_steps:
@@ -307,4 +314,4 @@ def _write_batch(
         repository.finish_steps(connection, batch.ended_steps)
     if events:
         repository.insert_events(connection, place.run_id, to_rows(events), now_ms())
-    return True, batch.after(connection) if batch.after is not None else None
+    return [after(connection) for after in batch.after]

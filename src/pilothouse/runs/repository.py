@@ -6,14 +6,13 @@ What a caller reads or writes carries the tenant and the owner; what an executor
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, or_, select, tuple_, update
 from sqlalchemy.engine import Row
 
+from pilothouse.engine.repository import database_now
 from pilothouse.runs.events import DELTA_TYPES, EventPlace, EventRow
-from pilothouse.runs.states import ACTIVE, TERMINAL
 from pilothouse.runs.tables import run_events, runs, steps
 
-_INSERT_RUN = insert(runs)
 _INSERT_EVENTS = insert(run_events)
 _INSERT_STEPS = insert(steps)
 _UPDATE_STEPS = (
@@ -37,9 +36,10 @@ _HELD_RUNS = (
 )
 
 
-def insert_run(connection: Connection, values: dict[str, Any]) -> None:
-    """Add a run."""
-    connection.execute(_INSERT_RUN, values)
+def insert_run(connection: Connection, values: dict[str, Any], *, starts: bool) -> None:
+    """Add a run. If it starts at once, its time counts from now, by the database's clock."""
+    statement = insert(runs)
+    connection.execute(statement.values(started_at=database_now(connection)) if starts else statement, values)
 
 
 def get_run(connection: Connection, tenant: str, owner: str, run_id: str) -> Row[Any] | None:
@@ -97,120 +97,20 @@ def write_fenced(
     return connection.execute(_UPDATE_FENCED, {**values, **place}).rowcount == 1
 
 
-def take_over(
-    connection: Connection, run_id: str, *, owner: str, now: int, states: Sequence[str], if_attempt: int | None = None
+def request_cancel(
+    connection: Connection, tenant: str, owner: str, run_id: str, *, now: int, reason: str
 ) -> Row[Any] | None:
-    """Make this process the run's executor under a new fencing number.
+    """Record that the caller wants the run stopped, and why; the run as it now is, None if there is none.
 
-    Returns:
-        The run as it now is; None where it is not in one of `states` (or was taken by someone else meanwhile).
+    The first wish counts: whoever stops the run gives its reason.
     """
-    where = [runs.c.id == run_id, runs.c.state.in_(states)]
-    if if_attempt is not None:
-        where.append(runs.c.attempt == if_attempt)
-    return connection.execute(
-        update(runs)
-        .where(*where)
-        .values(
-            state="running",
-            attempt=runs.c.attempt + 1,
-            lease_owner=owner,
-            started_at=func.coalesce(runs.c.started_at, now),
-            crashes=runs.c.crashes
-            + case((and_(runs.c.state == "running", runs.c.lease_owner.is_not(None)), 1), else_=0),
-        )
-        .returning(*runs.c)
-    ).first()
-
-
-def next_queued(connection: Connection, conversation_id: str) -> str | None:
-    """The id of the conversation's oldest waiting run, where no run is active in it."""
-    rows = open_runs_of(connection, conversation_id)
-    if not rows or any(row.state in ACTIVE for row in rows):
-        return None
-    return rows[0].id
-
-
-def orphans(
-    connection: Connection, alive: Select[Any] | Sequence[str], *, agents: Sequence[str], limit: int
-) -> Sequence[Row[str, int, int, int | None]]:
-    """Runs of these agents that should be executing but whose process is not among the living, oldest first.
-
-    Returns:
-        Rows of id, attempt, crashes, cancel_requested_at.
-    """
-    return connection.execute(
-        select(runs.c.id, runs.c.attempt, runs.c.crashes, runs.c.cancel_requested_at)
-        .where(
-            runs.c.state == "running",
-            runs.c.agent.in_(agents),
-            or_(runs.c.lease_owner.is_(None), runs.c.lease_owner.not_in(alive)),
-        )
-        .order_by(runs.c.created_at)
-        .limit(limit)
-    ).all()
-
-
-def owned(connection: Connection, owner: str, *, since: int) -> Sequence[Row[str, int]]:
-    """Runs that a process should be executing since a time or longer: id and attempt."""
-    return connection.execute(
-        select(runs.c.id, runs.c.attempt).where(
-            runs.c.state == "running", runs.c.lease_owner == owner, runs.c.started_at < since
-        )
-    ).all()
-
-
-def release_runs(connection: Connection, owner: str) -> int:
-    """Let go of what a process still executes, so that others take it at once and don't count it as a crash."""
-    statement = update(runs).where(runs.c.state == "running", runs.c.lease_owner == owner)
-    return connection.execute(statement.values(lease_owner=None)).rowcount
-
-
-def to_cancel(connection: Connection, owner: str) -> list[str]:
-    """Runs of a process that somebody wants stopped."""
-    return list(
-        connection.execute(
-            select(runs.c.id).where(
-                runs.c.state == "running", runs.c.lease_owner == owner, runs.c.cancel_requested_at.is_not(None)
-            )
-        ).scalars()
-    )
-
-
-def conversations_waiting(connection: Connection, agents: Sequence[str]) -> list[str]:
-    """Conversations with a waiting run of these agents and no active one: something ended without starting the next."""
-    active = select(runs.c.conversation_id).where(runs.c.state.in_(ACTIVE))
-    return list(
-        connection.execute(
-            select(runs.c.conversation_id)
-            .where(runs.c.state == "queued", runs.c.agent.in_(agents), runs.c.conversation_id.not_in(active))
-            .distinct()
-        ).scalars()
-    )
-
-
-def answered(connection: Connection, agents: Sequence[str]) -> list[str]:
-    """Runs of these agents that rest although nothing waits for a person any more, or somebody wants them stopped: the
-    process that took the answer ended before it could go on.
-    """
-    waiting = select(steps.c.run_id).where(steps.c.run_id == runs.c.id, steps.c.state == "waiting").exists()
-    return list(
-        connection.execute(
-            select(runs.c.id).where(
-                runs.c.state == "awaiting_input",
-                runs.c.agent.in_(agents),
-                or_(~waiting, runs.c.cancel_requested_at.is_not(None)),
-            )
-        ).scalars()
-    )
-
-
-def request_cancel(connection: Connection, tenant: str, owner: str, run_id: str, now: int) -> Row[Any] | None:
-    """Record that the caller wants the run stopped; the run as it now is, None where there is none."""
     return connection.execute(
         update(runs)
         .where(runs.c.id == run_id, runs.c.tenant == tenant, runs.c.owner == owner)
-        .values(cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, now))
+        .values(
+            cancel_requested_at=func.coalesce(runs.c.cancel_requested_at, now),
+            cancel_reason=func.coalesce(runs.c.cancel_reason, reason),
+        )
         .returning(*runs.c)
     ).first()
 
@@ -283,15 +183,6 @@ def last_event_number(connection: Connection, run_id: str) -> int:
     ).scalar_one()
 
 
-def last_attempt_with(connection: Connection, run_id: str, types: Sequence[str]) -> int:
-    """The newest attempt of a run whose log holds an event of these types; 0 where none does."""
-    return connection.execute(
-        select(func.coalesce(func.max(run_events.c.attempt), 0)).where(
-            run_events.c.run_id == run_id, run_events.c.type.in_(types)
-        )
-    ).scalar_one()
-
-
 def last_event_of(connection: Connection, run_id: str, attempt: int) -> int:
     """The highest event number an attempt has in the run's log; 0 where it has none."""
     return connection.execute(
@@ -357,8 +248,3 @@ def set_step_state(connection: Connection, run_id: str, number: int, *, state: s
         ).rowcount
         == 1
     )
-
-
-def is_terminal(state: str) -> bool:
-    """Whether a stored state is one a run never leaves."""
-    return state in TERMINAL

@@ -13,13 +13,16 @@ from pilothouse.conversations import repository as conversation_rows
 from pilothouse.conversations.transcript import StoredMessage, decode
 from pilothouse.errors import RunFailure
 from pilothouse.kit.clock import now_ms
-from pilothouse.runs import repository
+from pilothouse.runs import ownership_repository, repository
 from pilothouse.runs.active import ActiveRun, OpenCall, Totals
 from pilothouse.runs.admit import started_event
 from pilothouse.runs.events import RunEvent, to_rows
 
 SUSPECT_CRASHES = 2
-"""A run under which so many processes ended in one place is watched: one at a time, to tell which it is."""
+"""A run under which so many processes ended in one place is a suspect: it executes alone if it can."""
+
+_FIRST_RETRY_MS = 1_000
+_LONGEST_RETRY_MS = 30_000
 
 
 @dataclass(slots=True)
@@ -27,7 +30,7 @@ class Resumption:
     """What is stored of a run that is to be continued.
 
     Attributes:
-        crashes_in_place: processes that ended under it since it last recorded an answer or a result.
+        isolated: it has to execute with nothing beside it.
     """
 
     row: Row[Any]
@@ -36,7 +39,7 @@ class Resumption:
     own: list[StoredMessage]
     steps: Sequence[Row[Any]]
     events: list[RunEvent]
-    crashes_in_place: int
+    isolated: bool
 
     @property
     def next_step(self) -> int:
@@ -52,12 +55,21 @@ def take_over(
     states: Sequence[str],
     if_attempt: int | None,
     agents: AgentRegistry,
+    alone: bool = False,
 ) -> Resumption | None:
-    """Raise the fencing number and read all that is needed to go on, in one transaction."""
+    """Raise the fencing number and read all that is needed to go on, in one transaction.
+
+    Args:
+        alone: nothing else executes in this process, so a suspect can be isolated.
+    """
     now = now_ms()
-    row = repository.take_over(connection, run_id, owner=owner, now=now, states=states, if_attempt=if_attempt)
+    row = ownership_repository.take_over(connection, run_id, owner=owner, states=states, if_attempt=if_attempt)
     if row is None:
         return None
+    suspected = row.crashes >= SUSPECT_CRASHES
+    if suspected:
+        again = min(_FIRST_RETRY_MS * 2 ** (row.crashes - SUSPECT_CRASHES), _LONGEST_RETRY_MS)
+        ownership_repository.suspect(connection, run_id, row.attempt, isolated=alone, retry_after_ms=again)
     steps = repository.load_steps(connection, run_id)
     number = repository.last_event_number(connection, run_id) + 1
     events = [started_event(row.conversation_id, row.agent, row.attempt, number)]
@@ -79,15 +91,8 @@ def take_over(
         own=conversation_rows.load_turn(connection, row.conversation_id, row.turn),
         steps=steps,
         events=events,
-        crashes_in_place=_crashes_in_place(connection, row),
+        isolated=suspected and alone,
     )
-
-
-def _crashes_in_place(connection: Connection, row: Row[Any]) -> int:
-    if row.crashes < SUSPECT_CRASHES:
-        return row.crashes
-    progress = repository.last_attempt_with(connection, row.id, ("message", "tool.finished"))
-    return min(row.crashes, row.attempt - max(progress, 1))
 
 
 def _next_step(steps: Sequence[Row[Any]]) -> int:
@@ -99,6 +104,8 @@ def restore(run: ActiveRun, stored: Resumption) -> None:
     row = stored.row
     run.totals = Totals(row.input_tokens, row.output_tokens, row.cached_tokens, row.cost_nano_usd)
     run.model = row.model
+    run.elapsed_seconds = max(0, row.elapsed_ms) / 1000
+    run.blamed = row.crashes > 0
     run.iterations = sum(1 for message in stored.own if message.role == "assistant")
     steps = {(step.model_step, step.call_id): step for step in stored.steps if step.kind == "tool"}
     for message, response in zip(stored.own, decode(stored.own), strict=True):

@@ -1,6 +1,7 @@
 """What callers can do with runs."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,13 @@ from pilothouse.errors import Conflict, NotFound, Unavailable
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.clock import now_ms
 from pilothouse.observability.logs import get_logger
-from pilothouse.runs import repository
+from pilothouse.runs import ownership_repository, repository
 from pilothouse.runs.admit import Admitted, NewRun, admit
 from pilothouse.runs.attempt import Outcome
-from pilothouse.runs.events import START, EventPlace, RunEvent, to_rows
-from pilothouse.runs.execute import Executor
+from pilothouse.runs.clean import column_text
+from pilothouse.runs.end import end_by_rows
+from pilothouse.runs.events import START, EventPlace, RunEvent
+from pilothouse.runs.execute import CANCELLED_BY_CALLER, Executor
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.prepare import instructions_of
 from pilothouse.runs.states import TERMINAL
@@ -27,7 +30,8 @@ from pilothouse.runs.wakeups import Wakeups
 
 log = get_logger(__name__)
 
-_CANCEL_WAIT_MS = 30_000
+_CANCEL_WAIT_SECONDS = 30.0
+_REASON_CHARS = 200
 
 
 @dataclass(slots=True)
@@ -79,12 +83,9 @@ class Runs:
             Unavailable: the server is stopping, or the database is away.
             NotFound, Conflict, TooMany, InvalidRequest: see `admit`.
         """
-        if self._executor.stopping:
-            raise Unavailable(
-                "This server is stopping. Send the request again: another one will answer.",
-                code="stopping",
-                headers={"Retry-After": "1"},
-            )
+        refusal = self._executor.refusal()
+        if refusal is not None:
+            raise refusal
         instructions_of(new.agent, dict(new.context))  # a missing prompt variable is the caller's error, said now
         admitted = await admit(self._database, new, owner=self._executor.owner, queue_length=self._queue_length)
         if admitted.replay_of is not None:
@@ -198,20 +199,25 @@ class Runs:
         await self.get(principal, run_id)
         return await self._follower.page(run_id, after, limit)
 
-    async def cancel(self, principal: Principal, run_id: str, *, reason: str = "cancelled by its caller") -> Cancelled:
+    async def cancel(self, principal: Principal, run_id: str, *, reason: str = CANCELLED_BY_CALLER) -> Cancelled:
         """Stop a run. Returns when the model's socket and the tools have stopped, with what took effect.
 
         Raises:
             NotFound: the caller has no such run.
         """
         row = await self._database.write(
-            repository.request_cancel, principal.tenant, principal.subject, run_id, now_ms()
+            repository.request_cancel,
+            principal.tenant,
+            principal.subject,
+            run_id,
+            now=now_ms(),
+            reason=column_text(reason, _REASON_CHARS),
         )
         if row is None:
             raise _no_run()
         if row.state in TERMINAL:
             return await self._cancelled(principal, run_id, already_finished=True)
-        await self._stop(row, reason)
+        await self._stop(row, row.cancel_reason or reason)
         return await self._cancelled(principal, run_id, already_finished=False)
 
     async def answer(self, principal: Principal, run_id: str, *, call_id: str, approve: bool) -> Accepted:
@@ -241,8 +247,8 @@ class Runs:
 
     async def _stop(self, row: Row[Any] | None, reason: str) -> None:
         """Bring a run to its end wherever it stands: executing here, waiting, or on its way from one to the other."""
-        give_up = now_ms() + _CANCEL_WAIT_MS
-        while row is not None and row.state not in TERMINAL and now_ms() < give_up:
+        give_up = time.monotonic() + _CANCEL_WAIT_SECONDS
+        while row is not None and row.state not in TERMINAL and time.monotonic() < give_up:
             if row.state == "queued" and await self._database.write(_cancel_queued, row.id, reason):
                 await self._start_next(row.conversation_id)
                 return
@@ -250,7 +256,7 @@ class Runs:
                 await self._executor.resume(row.id, states=("awaiting_input",))
             task = self._executor.cancel(row.id, reason)
             if task is not None:
-                await asyncio.wait([task], timeout=_CANCEL_WAIT_MS / 1000)
+                await asyncio.wait([task], timeout=_CANCEL_WAIT_SECONDS)
             elif self._executor.stopping:
                 return  # what is wanted is recorded: whoever takes the run up stops it
             else:
@@ -259,7 +265,7 @@ class Runs:
             row = await self._database.read(repository.get_run_for_executor, row.id)
 
     async def _start_next(self, conversation_id: str) -> None:
-        following = await self._database.read(repository.next_queued, conversation_id)
+        following = await self._database.read(ownership_repository.next_queued, conversation_id)
         if following is not None:
             await self._executor.resume(following, states=("queued",))
 
@@ -311,13 +317,8 @@ def _decide(connection: Connection, run_id: str, call_id: str, state: str) -> bo
 
 def _cancel_queued(connection: Connection, run_id: str, reason: str) -> bool:
     """End a run that never began; False where it has begun meanwhile."""
-    now = now_ms()
-    if not repository.write_fenced(connection, run_id, 0, {"state": "cancelled", "finished_at": now}, state="queued"):
-        return False
-    event = RunEvent(0, repository.last_event_number(connection, run_id) + 1, "run.cancelled", {"reason": reason})
-    event.data["took_effect"] = []
-    repository.insert_events(connection, run_id, to_rows([event]), now)
-    return True
+    event: dict[str, Any] = {"reason": reason, "took_effect": []}
+    return end_by_rows(connection, run_id, attempt=0, from_state="queued", state="cancelled", values={}, event=event)
 
 
 def _no_run() -> NotFound:

@@ -44,10 +44,13 @@ runs = Table(
     Column("cached_tokens", Integer, nullable=False, server_default="0"),
     Column("cost_nano_usd", NanoUsd),
     Column("steps", Integer, nullable=False, server_default="0"),
+    # Processes that ended under it since it last recorded an answer or a result.
     Column("crashes", Integer, nullable=False, server_default="0"),
-    # Its executor runs nothing beside it: if the process ends now, this run is to blame. Counted in crashes_alone.
+    # Nothing else executes beside it: a process that ends now in one of its tools ends by it. Counted in crashes_alone.
     Column("isolated", Boolean, nullable=False, server_default=false()),
     Column("crashes_alone", Integer, nullable=False, server_default="0"),
+    # If this attempt dies too, not to be tried again before this.
+    Column("retry_at", Millis),
     Column("forked_from", String(40)),
     Column("cancel_requested_at", Millis),
     Column("cancel_reason", String(200)),

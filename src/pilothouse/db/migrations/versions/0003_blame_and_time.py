@@ -14,6 +14,7 @@ COLUMNS = (
     sa.Column("paused_ms", sa.BigInteger(), nullable=False, server_default="0"),
     sa.Column("isolated", sa.Boolean(), nullable=False, server_default=sa.false()),
     sa.Column("crashes_alone", sa.Integer(), nullable=False, server_default="0"),
+    sa.Column("retry_at", sa.BigInteger()),
 )
 
 
