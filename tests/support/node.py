@@ -10,7 +10,7 @@ from pydantic_ai import Agent
 from pilothouse.agents.registry import AgentRegistry, ServedAgent
 from pilothouse.conversations.service import Conversations
 from pilothouse.db import Database
-from pilothouse.engine.leases import SoleOwner
+from pilothouse.engine.leases import Ownership, SoleOwner
 from pilothouse.engine.supervisor import Supervisor
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.llm.gateway import ModelGateway
@@ -91,7 +91,15 @@ class Seen:
 class Node:
     """One process. `agent` is the only one it serves."""
 
-    def __init__(self, database: Database, agent: Agent[Any, Any], *, settings: Settings | None = None, **served: Any):
+    def __init__(
+        self,
+        database: Database,
+        agent: Agent[Any, Any],
+        *,
+        settings: Settings | None = None,
+        ownership: Ownership | None = None,
+        **served: Any,
+    ):
         settings = settings or Settings()
         self.database = database
         self.registry = AgentRegistry(settings.runs)
@@ -105,7 +113,7 @@ class Node:
             gateway=self.gateway,
             live=self.live,
             deltas=self.deltas,
-            ownership=SoleOwner(),
+            ownership=ownership or SoleOwner(),
             default_model=settings.models.default,
         )
         self.supervisor = Supervisor()
