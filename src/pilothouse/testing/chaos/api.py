@@ -95,6 +95,21 @@ class Api:
             text = await response.text()
         return Answer(response.status, _document(text))
 
+    async def status_of(self, node: str, body: Document, *, key: str, most_read: int) -> tuple[int, str]:
+        """What a node says to a message: the status, and the code of a problem. Of an answer that is larger than
+        `most_read` bytes the rest is read and thrown away.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError, OSError: it gave none.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=3)
+        headers = {"Idempotency-Key": key}
+        kept = bytearray()
+        async with self._session.post(f"{node}/v1/chat", json=body, headers=headers, timeout=timeout) as response:
+            async for piece in response.content.iter_any():
+                kept += piece[: most_read - len(kept)]
+        return response.status, Answer(response.status, _document(kept.decode(errors="replace"))).code
+
     async def pause(self) -> None:
         """As long as a sensible client waits before it tries again."""
         await asyncio.sleep(self._rng.uniform(0.1, 0.4))
