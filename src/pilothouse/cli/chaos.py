@@ -26,6 +26,9 @@ def chaos(
             "models that neither work nor fail. all: half of each.",
         ),
     ] = FaultKinds.all,
+    only: Annotated[
+        str, typer.Option("--only", metavar="KIND,...", help="Of the half-dead only these kinds, as locks,host-death.")
+    ] = "",
     seed: Annotated[int, typer.Option("--seed", help="The same seed plans the same faults and messages.")] = 1,
     in_cluster: Annotated[
         bool, typer.Option("--cluster", help="Three nodes and two workers on PostgreSQL instead of one server.")
@@ -52,6 +55,7 @@ def chaos(
     run_chaos_command(
         kills=kills,
         faults=faults.value,
+        only=frozenset(kind.strip() for kind in only.split(",") if kind.strip()),
         seed=seed,
         in_cluster=in_cluster,
         clients=clients,

@@ -43,9 +43,13 @@ class Api:
 
     Args:
         patience_seconds: how long one request is tried, over all nodes.
+
+    Attributes:
+        odd: requests that `ask` had to repeat since the answer was an internal error.
     """
 
     def __init__(self, urls: Sequence[str], token: str, rng: random.Random, *, patience_seconds: float = 120) -> None:
+        self.odd: list[str] = []
         self._urls = urls
         self._rng = rng
         self._patience = patience_seconds
@@ -77,7 +81,9 @@ class Api:
             except _AWAY:
                 await self.pause()
                 continue
-            if not answer.again:
+            if answer.code == "internal_error":
+                self.odd.append(f"{method} {path}: {answer.status} {answer.code}")
+            elif not answer.again:
                 return answer
             await self.pause()
         raise GaveUp(f"{method} {path}")

@@ -20,11 +20,14 @@ _MODEL_FAILURES = ("provider_", "timeout", "run_timeout")
 
 def check(evidence: Evidence) -> list[Violation]:
     """Every broken promise, P1 to P7; none is what one wants to see."""
+    answers = [*_answers_are_expected(evidence), *_nodes_answer(evidence)]
+    if evidence.unread:  # the rest of the evidence is not whole, and would seem to be lost
+        return [Violation("P1", "no node answered when all was over", evidence.unread), *answers]
     return [
+        *answers,
         *_accepted_is_never_lost(evidence),
         *_ends_are_right(evidence),
         *_others_end(evidence),
-        *_nodes_answer(evidence),
         *check_work(evidence),
         *check_streams(evidence),
         *_transcripts_are_whole(evidence),
@@ -32,9 +35,17 @@ def check(evidence: Evidence) -> list[Violation]:
     ]
 
 
-def _accepted_is_never_lost(evidence: Evidence) -> Iterator[Violation]:
+def _answers_are_expected(evidence: Evidence) -> Iterator[Violation]:
     for message in evidence.sent:
         yield from (Violation("P1", "an answer nobody expects", f"{message.key} {odd}") for odd in message.odd)
+    yield from (Violation("P1", "an answer nobody expects", odd) for odd in evidence.odd)
+    for probe in evidence.probes:
+        if probe.problem is not None and "internal_error" in probe.problem:
+            yield Violation("P1", "an answer nobody expects", f"{probe.key} {probe.problem}")
+
+
+def _accepted_is_never_lost(evidence: Evidence) -> Iterator[Violation]:
+    for message in evidence.sent:
         if message.run_id is not None and message.run_id not in evidence.runs:
             yield Violation("P1", "accepted and gone", f"{message.key} {message.run_id}")
     for run_id, run in evidence.runs.items():

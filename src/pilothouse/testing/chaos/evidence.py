@@ -165,6 +165,8 @@ class Evidence:
         troubles: messages that the model answers badly.
         unfinished: `key state` of probes and troubles whose runs have not ended in the end.
         failed_apart: `key code` of probes and troubles whose runs failed.
+        odd: requests of others than callers that were answered as nobody expects.
+        unread: the request that was never answered when the evidence was read, so that it is not whole; else empty.
         skipped: planned faults that could not be done here, with the reason.
         faults_over: when the last fault was over, Unix seconds.
         lease_seconds: silence after which runs are taken over; 0 for a single server.
@@ -182,6 +184,8 @@ class Evidence:
     troubles: list[Trouble] = field(default_factory=list[Trouble])
     unfinished: list[str] = field(default_factory=list[str])
     failed_apart: list[str] = field(default_factory=list[str])
+    odd: list[str] = field(default_factory=list[str])
+    unread: str = ""
     skipped: list[str] = field(default_factory=list[str])
     faults_over: float = 0
     lease_seconds: float = 0

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+from pilothouse.errors import StartupError
 from pilothouse.testing.chaos.faults import PlannedFault
 from pilothouse.testing.chaos.scenarios import TROUBLES
 
@@ -28,16 +29,34 @@ HALF_DEAD = frozenset(kind for kind, _ in (*_CLUSTER_DECK, *_SINGLE_DECK))
 _ON_POSTGRES = frozenset({"locks", "cancel", "read-only", "terminate", "full-disk"})
 
 
-def plan_half_dead(*, seed: int, count: int, nodes: int, workers: int, lease_seconds: float) -> list[PlannedFault]:
-    """The half-dead of a seed. A single server without a cluster is one node and no worker."""
+def kinds(*, single: bool) -> list[str]:
+    """All kinds that there are on one server, or in a cluster."""
+    return sorted({kind for kind, _ in (_SINGLE_DECK if single else _CLUSTER_DECK)})
+
+
+def plan_half_dead(
+    *, seed: int, count: int, nodes: int, workers: int, lease_seconds: float, only: frozenset[str] = frozenset()
+) -> list[PlannedFault]:
+    """The half-dead of a seed. A single server without a cluster is one node and no worker.
+
+    Args:
+        only: kinds; empty: all that there are in this mode.
+
+    Raises:
+        StartupError: there is none of these kinds in this mode.
+    """
     rng = random.Random(f"half-dead {seed}")  # noqa: S311 - a plan, not a secret
     single = nodes == 1 and workers == 0
     processes = [f"n{number}" for number in range(1, nodes + 1)] + [f"w{number}" for number in range(1, workers + 1)]
+    cards = [card for card in (_SINGLE_DECK if single else _CLUSTER_DECK) if not only or card[0] in only]
+    if not cards:
+        there = ", ".join(kinds(single=single))
+        raise StartupError(f"{', '.join(sorted(only))}: no fault of this kind here. There are {there}.")
     planned: list[PlannedFault] = []
     deck: list[tuple[str, str]] = []
     while len(planned) < count:
         if not deck:
-            deck = list(_SINGLE_DECK if single else _CLUSTER_DECK)
+            deck = list(cards)
             rng.shuffle(deck)
         kind, detail = deck.pop()
         fault = PlannedFault(

@@ -9,7 +9,7 @@ from time import monotonic, time
 from typing import Any, Literal
 
 from pilothouse.errors import StartupError
-from pilothouse.testing.chaos.api import Api
+from pilothouse.testing.chaos.api import Api, GaveUp
 from pilothouse.testing.chaos.callers import Caller
 from pilothouse.testing.chaos.check import Violation, check
 from pilothouse.testing.chaos.collect import model_requests, read_back, settle, tool_spans, try_next_turns
@@ -39,6 +39,7 @@ class ChaosPlan:
         kills: how many faults.
         faults: `dead`: processes are killed, stopped and paused; `half-dead`: networks, databases, disks, clocks and
             models neither work nor fail; `all`: half of each.
+        only: of the half-dead, only these kinds; empty: all.
         clients: callers at the same time.
         lease_seconds: in a cluster, silence after which runs are taken over.
         say: told what happens, line by line.
@@ -54,6 +55,7 @@ class ChaosPlan:
     clients: int = 6
     lease_seconds: float = 10
     faults: FaultKinds = "all"
+    only: frozenset[str] = frozenset()
     say: Callable[[str], None] = _silent
 
     def planned(self) -> list[PlannedFault]:
@@ -62,7 +64,7 @@ class ChaosPlan:
         share = {"dead": 0, "half-dead": self.kills, "all": self.kills - self.kills // 2}[self.faults]
         common = {"seed": self.seed, "nodes": nodes, "workers": workers}
         dead = plan_faults(**common, count=self.kills - share, lease_seconds=self.lease_seconds)
-        half_dead = plan_half_dead(**common, count=share, lease_seconds=self.lease_seconds)
+        half_dead = plan_half_dead(**common, count=share, lease_seconds=self.lease_seconds, only=self.only)
         return plan_all(dead, half_dead, seed=self.seed)
 
 
@@ -143,6 +145,7 @@ async def _play(plan: ChaosPlan, planned: list[PlannedFault], stage: Stage, evid
         raise _first(errors) from None
     finally:
         for api in [*apis, apart]:
+            evidence.odd += api.odd
             await api.close()
 
 
@@ -159,5 +162,8 @@ async def _gather(plan: ChaosPlan, stage: Stage, evidence: Evidence) -> None:
         await read_back(api, evidence, runs)
         plan.say(f"one more turn in each of {len(evidence.transcripts)} conversations")
         await try_next_turns(api, evidence)
+    except GaveUp as error:
+        evidence.unread = str(error)
     finally:
+        evidence.odd += api.odd
         await api.close()
