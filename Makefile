@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 UV ?= uv
 
-.PHONY: help setup check format types imports test cov docs lock clean
+.PHONY: help setup check format types imports test extras cov docs lock clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ format:  ## Format, and fix what can be fixed
 
 test:  ## All tests
 	$(BIN)/pytest
+
+extras:  ## Install the built wheel with each extra, without the lock file, and start it (a minute)
+	$(BIN)/python scripts/check_extras.py
 
 cov:  ## All tests, with branch coverage
 	$(BIN)/pytest --cov --cov-report=term

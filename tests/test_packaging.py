@@ -74,3 +74,11 @@ def test_extras_that_messages_name_exist() -> None:
         for extra in re.findall(r"pilothouse\[([\w-]+)\]", path.read_text(encoding="utf-8"))
     }
     assert named <= set(EXTRAS)
+
+
+def test_extras_with_the_driver_of_postgresql_bring_what_sqlalchemy_needs_for_it() -> None:
+    """SQLAlchemy's asyncio part needs greenlet, which only that extra of it brings. `make extras` tries it for real."""
+    for extra, items in EXTRAS.items():
+        brought = {canonicalize_name(item.name): item.extras for item in items}
+        if "asyncpg" in brought:
+            assert "asyncio" in brought.get("sqlalchemy", set()), extra

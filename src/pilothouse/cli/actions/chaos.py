@@ -18,8 +18,9 @@ from pilothouse.settings import load_settings
 from pilothouse.testing.chaos import ChaosPlan, Outcome, run_chaos
 from pilothouse.testing.chaos.agent import ChaosTools
 from pilothouse.testing.chaos.figures import as_text
+from pilothouse.testing.chaos.harness import FaultKinds
 from pilothouse.testing.chaos.ledger import Ledger
-from pilothouse.testing.chaos.stage import LEDGER_VARIABLE, PROCESS_VARIABLE
+from pilothouse.testing.chaos.stage import CLOCK_VARIABLE, LEDGER_VARIABLE, PROCESS_VARIABLE
 
 APP = "pilothouse.cli.actions.chaos:chaos_app"
 _MOST_SHOWN = 40
@@ -30,13 +31,16 @@ def chaos_app() -> Pilothouse:
     ledger = Ledger(Path(os.environ[LEDGER_VARIABLE]))
     app = Pilothouse(load_settings(env_file=None))
     agent: Agent[Any, Any] = Agent(name="chaos", description="Does as it is told.")
-    app.agent(agent, tools=ChaosTools(ledger, process=os.environ[PROCESS_VARIABLE]).all())
+    tools = ChaosTools(ledger, process=os.environ[PROCESS_VARIABLE], clock=float(os.environ[CLOCK_VARIABLE]))
+    app.agent(agent, tools=tools.all())
     return app
 
 
 def run_chaos_command(
     *,
     kills: int,
+    faults: FaultKinds,
+    only: frozenset[str],
     seed: int,
     in_cluster: bool,
     clients: int,
@@ -54,6 +58,8 @@ def run_chaos_command(
         app=APP,
         folder=folder,
         kills=kills,
+        faults=faults,
+        only=only,
         seed=seed,
         cluster=in_cluster,
         clients=clients,
@@ -61,7 +67,7 @@ def run_chaos_command(
         say=say,
     )
     outcome = asyncio.run(run_chaos(plan))
-    figures = {"mode": "cluster" if in_cluster else "embedded", "seed": seed, **outcome.figures}
+    figures = {"mode": "cluster" if in_cluster else "embedded", "kinds": faults, "seed": seed, **outcome.figures}
     typer.echo(as_text(figures))
     _tell(outcome, folder, seed=seed)
     if json_out is not None:

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-import time
 import zlib
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from pilothouse.testing.chaos.ledger import Ledger
@@ -26,11 +26,13 @@ class ChaosTools:
 
     Args:
         process: the name of the process they run in.
+        clock: what to add to the monotonic clock to get Unix seconds: the process's own clock may be a lie.
     """
 
-    def __init__(self, ledger: Ledger, *, process: str) -> None:
+    def __init__(self, ledger: Ledger, *, process: str, clock: float) -> None:
         self._ledger = ledger
         self._process = process
+        self._clock = clock
 
     def all(self) -> list[Callable[..., Any]]:
         """The tools, to be given to an agent."""
@@ -57,11 +59,11 @@ class ChaosTools:
             "process": self._process,
             "pid": os.getpid(),
         }
-        self._ledger.write(phase="start", at=time.time(), **common)
+        self._ledger.write(phase="start", at=self._clock + monotonic(), **common)
         try:
             await asyncio.sleep(0.05 + zlib.crc32(call.call_id.encode()) % 700 / 1000)
         except asyncio.CancelledError:
-            self._ledger.write(phase="stopped", at=time.time(), **common)
+            self._ledger.write(phase="stopped", at=self._clock + monotonic(), **common)
             raise
-        self._ledger.write(phase="end", at=time.time(), **common)
+        self._ledger.write(phase="end", at=self._clock + monotonic(), **common)
         return {"done": name, "for": key}

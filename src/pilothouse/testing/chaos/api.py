@@ -43,9 +43,13 @@ class Api:
 
     Args:
         patience_seconds: how long one request is tried, over all nodes.
+
+    Attributes:
+        odd: requests that `ask` had to repeat since the answer was an internal error.
     """
 
     def __init__(self, urls: Sequence[str], token: str, rng: random.Random, *, patience_seconds: float = 120) -> None:
+        self.odd: list[str] = []
         self._urls = urls
         self._rng = rng
         self._patience = patience_seconds
@@ -77,7 +81,9 @@ class Api:
             except _AWAY:
                 await self.pause()
                 continue
-            if not answer.again:
+            if answer.code == "internal_error":
+                self.odd.append(f"{method} {path}: {answer.status} {answer.code}")
+            elif not answer.again:
                 return answer
             await self.pause()
         raise GaveUp(f"{method} {path}")
@@ -94,6 +100,21 @@ class Api:
         async with self._session.request(method, node + path, json=body, headers=headers) as response:
             text = await response.text()
         return Answer(response.status, _document(text))
+
+    async def status_of(self, node: str, body: Document, *, key: str, most_read: int) -> tuple[int, str]:
+        """What a node says to a message: the status, and the code of a problem. Of an answer that is larger than
+        `most_read` bytes the rest is read and thrown away.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError, OSError: it gave none.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=3)
+        headers = {"Idempotency-Key": key}
+        kept = bytearray()
+        async with self._session.post(f"{node}/v1/chat", json=body, headers=headers, timeout=timeout) as response:
+            async for piece in response.content.iter_any():
+                kept += piece[: most_read - len(kept)]
+        return response.status, Answer(response.status, _document(kept.decode(errors="replace"))).code
 
     async def pause(self) -> None:
         """As long as a sensible client waits before it tries again."""

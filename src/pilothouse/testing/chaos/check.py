@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from pilothouse.testing.chaos.check_streams import check_streams
 from pilothouse.testing.chaos.check_work import check_work
-from pilothouse.testing.chaos.evidence import Document, Evidence, Violation
+from pilothouse.testing.chaos.evidence import ON_LINKS, Document, Evidence, Violation
+from pilothouse.testing.chaos.prober import first_answer
 from pilothouse.testing.chaos.scenarios import key_of, last_words
 
 __all__ = ["EXPECTED_FAILURES", "TERMINAL", "Violation", "check"]
@@ -13,13 +14,20 @@ __all__ = ["EXPECTED_FAILURES", "TERMINAL", "Violation", "check"]
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 EXPECTED_FAILURES = frozenset({"poisoned"})
 """A run whose process was killed three times under it is parked and says so: with faults this dense that happens."""
+_MODEL_FAILURES = ("provider_", "timeout", "run_timeout")
+"""How codes begin that say the model could not be reached or did not answer in time."""
 
 
 def check(evidence: Evidence) -> list[Violation]:
     """Every broken promise, P1 to P7; none is what one wants to see."""
+    answers = [*_answers_are_expected(evidence), *_nodes_answer(evidence)]
+    if evidence.unread:  # the rest of the evidence is not whole, and would seem to be lost
+        return [Violation("P1", "no node answered when all was over", evidence.unread), *answers]
     return [
+        *answers,
         *_accepted_is_never_lost(evidence),
         *_ends_are_right(evidence),
+        *_others_end(evidence),
         *check_work(evidence),
         *check_streams(evidence),
         *_transcripts_are_whole(evidence),
@@ -27,9 +35,17 @@ def check(evidence: Evidence) -> list[Violation]:
     ]
 
 
-def _accepted_is_never_lost(evidence: Evidence) -> Iterator[Violation]:
+def _answers_are_expected(evidence: Evidence) -> Iterator[Violation]:
     for message in evidence.sent:
         yield from (Violation("P1", "an answer nobody expects", f"{message.key} {odd}") for odd in message.odd)
+    yield from (Violation("P1", "an answer nobody expects", odd) for odd in evidence.odd)
+    for probe in evidence.probes:
+        if probe.problem is not None and "internal_error" in probe.problem:
+            yield Violation("P1", "an answer nobody expects", f"{probe.key} {probe.problem}")
+
+
+def _accepted_is_never_lost(evidence: Evidence) -> Iterator[Violation]:
+    for message in evidence.sent:
         if message.run_id is not None and message.run_id not in evidence.runs:
             yield Violation("P1", "accepted and gone", f"{message.key} {message.run_id}")
     for run_id, run in evidence.runs.items():
@@ -44,10 +60,47 @@ def _accepted_is_never_lost(evidence: Evidence) -> Iterator[Violation]:
 def _ends_are_right(evidence: Evidence) -> Iterator[Violation]:
     for run_id, run in evidence.runs.items():
         key = key_of(run["message"])
-        if run["state"] == "failed" and run["error"]["code"] not in EXPECTED_FAILURES:
+        if run["state"] == "failed" and not _failure_is_explained(evidence, run):
             yield Violation("P1", f"failed for no reason of its own, {run['error']['code']}", run_id)
         if run["state"] == "completed" and not (run["text"] or "").endswith(last_words(key or "")):
             yield Violation("P1", f"completed with another text, {(run['text'] or '')[-40:]!r}", run_id)
+
+
+def _failure_is_explained(evidence: Evidence, run: Document) -> bool:
+    """Parked after kills; or the model was out of its reach, and the code says so."""
+    code = run["error"]["code"]
+    if code in EXPECTED_FAILURES:
+        return True
+    faults = [fault for fault in evidence.faults if fault.kind in ON_LINKS and fault.detail == "model"]
+    processes = {request.process for request in evidence.requests if request.key == key_of(run["message"])}
+    return code.startswith(_MODEL_FAILURES) and (
+        any(fault.target in processes for fault in faults) or (bool(faults) and not processes)
+    )
+
+
+def _others_end(evidence: Evidence) -> Iterator[Violation]:
+    """Probes, and messages that the model answered badly."""
+    yield from (Violation("P1", "a run apart never ended", where) for where in evidence.unfinished)
+    for where in evidence.failed_apart:
+        key, _, code = where.partition(" ")
+        if key.startswith("trouble") and code == "internal_error":
+            yield Violation("P1", "a bad answer of the model is an internal error", where)
+        if key.startswith("probe") and code not in EXPECTED_FAILURES and not code.startswith(_MODEL_FAILURES):
+            yield Violation("P1", f"a quick chat failed for no reason of its own, {code}", key)
+    for trouble in evidence.troubles:
+        if trouble.status >= 500 and trouble.code in ("", "internal_error"):
+            what = f"a bad answer of the model was told as {trouble.status} {trouble.code}".rstrip()
+            yield Violation("P1", what, f"{trouble.key} {trouble.scenario}")
+
+
+def _nodes_answer(evidence: Evidence) -> Iterator[Violation]:
+    """When all faults are over, every node answers a new chat."""
+    for node in sorted({probe.node for probe in evidence.probes}):
+        if first_answer(evidence.probes, node, evidence.faults_over) is None:
+            last = max((p.ended for p in evidence.probes if p.node == node), default=evidence.faults_over)
+            problems = Counter(p.problem for p in evidence.probes if p.node == node and p.ended > evidence.faults_over)
+            what = f"a node answered no new chat in {last - evidence.faults_over:.0f} s after the last fault"
+            yield Violation("P1", what, f"{node} {dict(problems)}")
 
 
 def _transcripts_are_whole(evidence: Evidence) -> Iterator[Violation]:

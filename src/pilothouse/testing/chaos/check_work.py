@@ -8,7 +8,16 @@ from itertools import pairwise
 
 from pilothouse.testing.chaos.agent import TOOLS
 from pilothouse.testing.chaos.callers import approves
-from pilothouse.testing.chaos.evidence import Document, Evidence, Fault, ModelRequest, ToolSpan, Violation
+from pilothouse.testing.chaos.evidence import (
+    ENDS_A_PROCESS,
+    ON_LINKS,
+    Document,
+    Evidence,
+    Fault,
+    ModelRequest,
+    ToolSpan,
+    Violation,
+)
 from pilothouse.testing.chaos.scenarios import key_of, scenario_of
 
 _CLOCK_SECONDS = 0.005
@@ -17,6 +26,11 @@ _NOTICE_SECONDS = 1.0
 """How long the model's process may take to notice and note that a connection was closed, on a busy machine."""
 _KILL_SECONDS = 1.0
 _DATABASE_SECONDS = 15.0
+_LIE_SECONDS = 1800.0
+"""A recorded time that is further off was written by a process whose clock was stepped."""
+
+APART = ("next", "probe", "trouble")
+"""Keys of messages that are no caller's begin so; their runs are not read back as others are."""
 
 
 def check_work(evidence: Evidence) -> Iterator[Violation]:
@@ -37,13 +51,14 @@ def _model_calls(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Viol
     for (key, position), requests in model_calls(evidence).items():
         run = runs.get(key)
         if run is None:
-            if not key.startswith("next"):
+            if not key.startswith(APART):
                 yield Violation("P1", "the model was asked for a run that is not there", key)
             continue
         where = f"{run['id']} after {position} results"
         recorded = _recorded(run).get(position)
         for request in requests:
-            if recorded is not None and request.started > recorded + _CLOCK_SECONDS:
+            late = request.started - recorded if recorded is not None else 0
+            if _CLOCK_SECONDS < late < _LIE_SECONDS:
                 yield Violation("P2", "a recorded response was asked for again", f"{where}, request {request.index}")
         for first, second in pairwise(requests):
             if not was_hit(evidence, first.process, first.started, second.started):
@@ -53,10 +68,10 @@ def _model_calls(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Viol
 
 
 def model_calls(evidence: Evidence) -> dict[tuple[str, int], list[ModelRequest]]:
-    """Requests that ask for the same response, in order; those that got an error for an answer left out."""
+    """Requests that ask for the same response, in order; those that got an error or no answer at all left out."""
     found: dict[tuple[str, int], list[ModelRequest]] = defaultdict(list)
     for request in sorted(evidence.requests, key=lambda request: request.started):
-        if not (request.outcome or "").startswith("error"):
+        if not (request.outcome or "").startswith(("error", "raw")):
             found[(request.key, request.position)].append(request)
     return found
 
@@ -93,7 +108,7 @@ def _tool_calls(evidence: Evidence) -> Iterator[Violation]:
             yield Violation("P3", "two calls have one idempotency key", where)
         step = _tool_step(evidence.runs.get(run_id), call_id)
         ended = _seconds(step["finished_at"]) if step is not None and step["finished_at"] else None
-        if ended is not None and any(span.started > ended + _CLOCK_SECONDS for span in spans):
+        if ended is not None and any(_CLOCK_SECONDS < span.started - ended < _LIE_SECONDS for span in spans):
             yield Violation("P2", "a tool ran again after its result was recorded", where)
         for first, second in pairwise(spans):
             if not was_hit(evidence, first.process, first.started, second.started):
@@ -147,7 +162,7 @@ class Work:
 
 
 def _stops(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Violation]:
-    works = _works_by_run(evidence, runs)
+    works = works_by_run(evidence, runs)
     for message in evidence.sent:
         stop = message.stop
         if stop is None:
@@ -157,13 +172,15 @@ def _stops(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Violation]
         for work in works.get(stop.run_id, []):
             where = f"{stop.run_id} {work.what}"
             if work.started > stop.at + _NOTICE_SECONDS:
+                if _arrived_late(evidence, work):
+                    continue
                 yield Violation("P5", "work began after the cancel was acknowledged", where)
-            elif _end_of(evidence, work) > stop.at + _NOTICE_SECONDS and not _was_paused(evidence, work):
+            elif _end_of(evidence, work) > stop.at + _NOTICE_SECONDS and not _was_out_of_reach(evidence, work):
                 yield Violation("P5", "work went on after the cancel was acknowledged", where)
 
 
 def _one_writer(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Violation]:
-    works = _works_by_run(evidence, runs)
+    works = works_by_run(evidence, runs)
     for conversation_id, messages in evidence.transcripts.items():
         order: list[str] = []
         for message in messages:
@@ -176,11 +193,12 @@ def _one_writer(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Viola
             begin = min(work.started for work in works[later])
             for work in works[earlier]:
                 late = work.started > begin + _CLOCK_SECONDS or _end_of(evidence, work) > begin + _NOTICE_SECONDS
-                if late and not _was_paused(evidence, work):
+                if late and not _was_out_of_reach(evidence, work):
                     yield Violation("P6", "two runs worked at the same time", f"{earlier} {work.what} and {later}")
 
 
-def _works_by_run(evidence: Evidence, runs: dict[str, Document]) -> dict[str, list[Work]]:
+def works_by_run(evidence: Evidence, runs: dict[str, Document]) -> dict[str, list[Work]]:
+    """Model requests and tool calls by the id of their run; `runs` by the key of their message."""
     found: dict[str, list[Work]] = defaultdict(list)
     for request in evidence.requests:
         if request.key in runs:
@@ -208,32 +226,54 @@ def _effect_ends(fault: Fault, lease_seconds: float) -> float:
     until = fault.until if fault.until is not None else float("inf")
     if fault.target == "postgres":
         return until + 2 * lease_seconds + _DATABASE_SECONDS
-    if fault.kind == "kill":
+    if fault.kind in ENDS_A_PROCESS:
         return fault.at + _KILL_SECONDS
     return until + lease_seconds
 
 
 def _end_of(evidence: Evidence, work: Work) -> float:
-    """When work ended: by its ledger, else when its process was ended."""
-    if work.ended is not None:
-        return work.ended
-    ends = [
-        fault.at if fault.kind == "kill" else (fault.until or fault.at)
-        for fault in evidence.faults
-        if fault.target == work.process and fault.kind != "pause" and fault.at + _KILL_SECONDS >= work.started
-    ]
-    return min(ends, default=float("inf"))
+    """When work ended: by its ledger, else when its process was ended. What a dead host asked for ended with it,
+    though nobody was told.
+    """
+    ended = float("inf") if work.ended is None else work.ended
+    for fault in evidence.faults:
+        if fault.target != work.process or fault.at + _KILL_SECONDS < work.started:
+            continue
+        if fault.kind == "host-death" or (fault.kind == "kill" and work.ended is None):
+            ended = min(ended, fault.at)
+        elif fault.kind == "deploy" and work.ended is None:
+            ended = min(ended, fault.until or fault.at)
+    return ended
 
 
-def _was_paused(evidence: Evidence, work: Work) -> bool:
-    """Whether work was begun before its process was stopped in the middle: nobody can end it before it goes on."""
+def _was_out_of_reach(evidence: Evidence, work: Work) -> bool:
+    """Whether nobody could end the work: its process was stopped in the middle of it, or the network between the
+    process and the model was, so that the model could not be told.
+    """
     return any(
-        fault.kind == "pause"
-        and fault.target == work.process
-        and work.started <= fault.at + _KILL_SECONDS
-        and _end_of(evidence, work) >= fault.at
+        work.started <= _out_of_reach_until(fault, work) and _end_of(evidence, work) >= fault.at
         for fault in evidence.faults
+        if fault.target == work.process
     )
+
+
+def _arrived_late(evidence: Evidence, work: Work) -> bool:
+    """Whether the model may have got the request long after it was sent and given up."""
+    return any(
+        fault.kind in ON_LINKS and fault.at <= work.started <= _out_of_reach_until(fault, work)
+        for fault in evidence.faults
+        if fault.target == work.process
+    )
+
+
+def _out_of_reach_until(fault: Fault, work: Work) -> float:
+    """What began before this instant could not be ended for the fault's sake; the beginning of time if it could."""
+    if fault.kind == "pause":
+        return fault.at + _KILL_SECONDS
+    if fault.kind in ON_LINKS and fault.detail == "model" and work.what.startswith("model"):
+        until = fault.until or float("inf")
+        return 2 * until - fault.at + _KILL_SECONDS  # a sender's kernel tries again after up to as long as it waited
+    return 0
 
 
 def _tool_step(run: Document | None, call_id: str) -> Document | None:

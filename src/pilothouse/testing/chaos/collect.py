@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from pilothouse.testing.chaos.api import Api, GaveUp
 from pilothouse.testing.chaos.callers import decide
+from pilothouse.testing.chaos.check_work import APART
 from pilothouse.testing.chaos.evidence import Document, Evidence, ModelRequest, ToolSpan
 from pilothouse.testing.chaos.ledger import read_ledger
 from pilothouse.testing.chaos.scenarios import key_of, last_words, message_text
@@ -43,17 +44,23 @@ async def _answer_all(api: Api, run_id: str) -> None:
 
 
 async def read_back(api: Api, evidence: Evidence, runs: Iterable[Document]) -> None:
-    """Read runs, their logs and their conversations into the evidence.
+    """Read the callers' runs, their logs and their conversations into the evidence. Of the other runs only those that
+    did not end well are noted: they are many, or huge.
 
     Raises:
         GaveUp: the server does not answer.
     """
-    runs = list(runs)
+    good = {probe.run_id for probe in evidence.probes if probe.problem is None}
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def run(run_id: str) -> None:
         async with gate:
-            evidence.runs[run_id] = (await api.ask("GET", f"/v1/runs/{run_id}")).document
+            found = (await api.ask("GET", f"/v1/runs/{run_id}")).document
+            key = key_of(found["message"]) or ""
+            if key.startswith(APART):
+                _note_apart(evidence, key, found)
+                return
+            evidence.runs[run_id] = found
             evidence.logs[run_id] = await api.log_of(run_id)
 
     async def conversation(conversation_id: str) -> None:
@@ -61,8 +68,16 @@ async def read_back(api: Api, evidence: Evidence, runs: Iterable[Document]) -> N
             path = f"/v1/conversations/{conversation_id}/messages"
             evidence.transcripts[conversation_id] = await api.all_items(path)
 
-    await asyncio.gather(*(run(item["id"]) for item in runs))
-    await asyncio.gather(*(conversation(name) for name in sorted({item["conversation_id"] for item in runs})))
+    await asyncio.gather(*(run(item["id"]) for item in runs if item["id"] not in good))
+    names = sorted({run["conversation_id"] for run in evidence.runs.values()})
+    await asyncio.gather(*(conversation(name) for name in names))
+
+
+def _note_apart(evidence: Evidence, key: str, run: Document) -> None:
+    if run["state"] not in TERMINAL:
+        evidence.unfinished.append(f"{key} {run['state']}")
+    elif run["state"] == "failed":
+        evidence.failed_apart.append(f"{key} {run['error']['code']}")
 
 
 async def try_next_turns(api: Api, evidence: Evidence) -> None:

@@ -97,14 +97,59 @@ class ToolSpan:
     phase: str = "start"
 
 
+ENDS_A_PROCESS = frozenset({"kill", "host-death"})
+"""Kinds of faults after which a process is no more, at once."""
+ON_LINKS = frozenset({"black-hole", "delay", "throttle", "reset", "half-close"})
+"""Kinds of faults of one process's network; the detail is the link: `postgres`, `valkey` or `model`."""
+DATABASE_AWAY = frozenset({"kill", "read-only", "full-disk"})
+"""Kinds of faults of PostgreSQL during which nobody can write."""
+
+
 @dataclass(slots=True)
 class Fault:
-    """What was done to which process. `until`: when it was back, or gone on; `at`: when it was hit (Unix seconds)."""
+    """What was done to which process. `until`: when it was back, or gone on; `at`: when it was hit (Unix seconds).
+
+    Attributes:
+        detail: which of its links, which locks, how many seconds of the clock, which answer of the model.
+    """
 
     kind: str
     target: str
     at: float
     until: float | None = None
+    detail: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its kind in tables, the same for all nodes."""
+        target = self.target.rstrip("0123456789")
+        return f"{self.kind} {target}-{self.detail}" if self.detail else f"{self.kind} {target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A quick chat that asks whether a node answers; times are Unix seconds.
+
+    Attributes:
+        problem: None where it was answered; else `status code`, or the error's class.
+    """
+
+    key: str
+    node: str
+    began: float
+    ended: float
+    problem: str | None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A message whose answer the model makes a mess of, and what its caller was told."""
+
+    key: str
+    scenario: str
+    status: int
+    code: str
 
 
 @dataclass(slots=True)
@@ -116,6 +161,14 @@ class Evidence:
         logs: all events of each run in the end.
         transcripts: messages of each conversation in the end.
         next_turns: per conversation, what one more message brought: None where it was answered, else what went wrong.
+        probes: quick chats, sent to each node all the time; none where only processes are killed.
+        troubles: messages that the model answers badly.
+        unfinished: `key state` of probes and troubles whose runs have not ended in the end.
+        failed_apart: `key code` of probes and troubles whose runs failed.
+        odd: requests of others than callers that were answered as nobody expects.
+        unread: the request that was never answered when the evidence was read, so that it is not whole; else empty.
+        skipped: planned faults that could not be done here, with the reason.
+        faults_over: when the last fault was over, Unix seconds.
         lease_seconds: silence after which runs are taken over; 0 for a single server.
     """
 
@@ -127,6 +180,14 @@ class Evidence:
     logs: dict[str, list[Seen]] = field(default_factory=dict[str, list[Seen]])
     transcripts: dict[str, list[Document]] = field(default_factory=dict[str, list[Document]])
     next_turns: dict[str, str | None] = field(default_factory=dict[str, str | None])
+    probes: list[Probe] = field(default_factory=list[Probe])
+    troubles: list[Trouble] = field(default_factory=list[Trouble])
+    unfinished: list[str] = field(default_factory=list[str])
+    failed_apart: list[str] = field(default_factory=list[str])
+    odd: list[str] = field(default_factory=list[str])
+    unread: str = ""
+    skipped: list[str] = field(default_factory=list[str])
+    faults_over: float = 0
     lease_seconds: float = 0
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
-from pilothouse.testing.chaos.check_work import model_calls, tool_calls
-from pilothouse.testing.chaos.evidence import Evidence, Sent, Violation
+from pilothouse.testing.chaos.check_work import APART, model_calls, tool_calls
+from pilothouse.testing.chaos.evidence import DATABASE_AWAY, ENDS_A_PROCESS, Evidence, Sent, Violation
+from pilothouse.testing.chaos.recovery import as_table, orphans_after_lease, recovery_table
 from pilothouse.testing.chaos.scenarios import key_of
 
 
@@ -17,7 +18,7 @@ def figures_of(evidence: Evidence, violations: Sequence[Violation], *, seconds: 
     Args:
         seconds: how long callers and faults were at it.
     """
-    runs = [run for run in evidence.runs.values() if not str(key_of(run["message"])).startswith("next")]
+    runs = [run for run in evidence.runs.values() if not str(key_of(run["message"])).startswith(APART)]
     states = Counter(run["state"] for run in runs)
     failed = Counter(run["error"]["code"] for run in runs if run["state"] == "failed")
     what = Counter(violation.what.partition(":")[0] for violation in violations)
@@ -26,7 +27,7 @@ def figures_of(evidence: Evidence, violations: Sequence[Violation], *, seconds: 
     waited = [takeover.seconds for takeover in seen if takeover.database_away]
     return {
         "seconds": round(seconds),
-        "faults": dict(Counter(f"{fault.kind} {fault.target.rstrip('0123456789')}" for fault in evidence.faults)),
+        "faults": dict(Counter(fault.name for fault in evidence.faults)),
         "messages": len(evidence.sent),
         "refused": dict(Counter(message.refused for message in evidence.sent if message.refused)),
         "accepted": len(runs),
@@ -59,7 +60,24 @@ def figures_of(evidence: Evidence, violations: Sequence[Violation], *, seconds: 
         "takeovers_with_database_away": len(waited),
         "takeover_with_database_away_p99_seconds": _quantile(waited, 0.99),
         "slowest_takeovers": [f"{takeover.seconds:.1f} s: {', '.join(takeover.faults)}" for takeover in seen[:-6:-1]],
+        **(_half_dead(evidence) if evidence.probes else {}),
         "violations": len(violations),
+    }
+
+
+def _half_dead(evidence: Evidence) -> dict[str, Any]:
+    codes = Counter(where.partition(" ")[2] for where in evidence.failed_apart if where.startswith("probe"))
+    ends = {where.partition(" ")[0]: where.partition(" ")[2] for where in evidence.failed_apart}
+    return {
+        "skipped": dict(Counter(evidence.skipped)),
+        "probes": len(evidence.probes),
+        "probes_without_answer": dict(Counter(probe.problem for probe in evidence.probes if probe.problem)),
+        "probes_failed": dict(codes),
+        "bad_answers_end_as": dict(
+            Counter(f"{trouble.scenario}: {ends.get(trouble.key, trouble.status)}" for trouble in evidence.troubles)
+        ),
+        "orphans_after_lease_seconds": orphans_after_lease(evidence),
+        "recovery": recovery_table(evidence),
     }
 
 
@@ -95,7 +113,7 @@ def _takeover(evidence: Evidence, hit: float, taken: float) -> Takeover:
     return Takeover(
         seconds=taken - hit,
         faults=[f"{fault.kind} {fault.target} at {fault.at - hit:.1f} s" for fault in meanwhile],
-        database_away=any(fault.target == "postgres" for fault in meanwhile),
+        database_away=any(fault.target == "postgres" and fault.kind in DATABASE_AWAY for fault in meanwhile),
     )
 
 
@@ -106,7 +124,7 @@ def _killed_at(evidence: Evidence, message: Sent, *, since: float, until: float)
     hits: list[float] = []
     for fault in evidence.faults:
         last = max((item for item in work if item[0] <= fault.at), default=None)
-        struck = last is not None and last[1] == fault.target and fault.kind == "kill"
+        struck = last is not None and last[1] == fault.target and fault.kind in ENDS_A_PROCESS
         if struck and since - 1 <= fault.at <= until:
             hits.append(fault.at)
     return max(hits, default=None)
@@ -131,12 +149,16 @@ def _quantile(values: Sequence[float], share: float) -> float | None:
 
 def as_text(figures: dict[str, Any]) -> str:
     """One line a figure."""
-    return "\n".join(f"{name.replace('_', ' '):>32}  {_shown(value)}" for name, value in figures.items())
+    plain = {name: value for name, value in figures.items() if name != "recovery"}
+    lines = [f"{name.replace('_', ' '):>32}  {_shown(value)}" for name, value in plain.items()]
+    if "recovery" in figures:
+        lines += ["", "seconds: p50/p99/max", as_table(figures["recovery"])]
+    return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        pairs = cast("dict[str, int]", value)
+        pairs = cast("dict[str, Any]", value)
         return ", ".join(f"{name} {count}" for name, count in sorted(pairs.items())) or "0"
     if isinstance(value, list):
         return ("\n" + 34 * " ").join(cast("list[str]", value)) or "-"

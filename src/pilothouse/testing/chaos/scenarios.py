@@ -5,9 +5,9 @@ A message is `#<key> <scenario>`; its key is in no other message, so that a mode
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pilothouse.testing.provider.script import Rule, Script, ToolCall, Turn, When
+from pilothouse.testing.provider.script import RawReply, Rule, Script, ToolCall, Turn, When
 
 _MESSAGE = re.compile(r"#(?P<key>\w+) (?P<scenario>\w+)")
 _WORDS = "so the answer goes on for a while, word by word, until it has said all that it has to say about it; "
@@ -36,6 +36,28 @@ SCENARIOS = {
     "ask": Scenario((("pay_ask",),), length=1),
     "retry": Scenario((("pay_retry",), ("look",)), length=1),
 }
+
+
+_PIECE = "x" * 4096
+_NO_CHOICES = 'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[]}\n\n'
+
+_FOREVER: Literal["forever"] = "forever"
+
+_TROUBLES: dict[str, Turn] = {
+    "big": Turn(text=_PIECE * 2, token_characters=len(_PIECE), repeat_last_token=50_000_000 // len(_PIECE)),
+    "endless": Turn(text=_PIECE * 2, token_characters=len(_PIECE), repeat_last_token=_FOREVER),
+    "trickle": Turn(raw=RawReply(body=_NO_CHOICES, repeat=None, bytes_per_second=1)),
+    "nothttp": Turn(raw=RawReply(body="SSH-2.0-OpenSSH_9.2\r\n", http=False)),
+    "nojson": Turn(raw=RawReply(body="data: {this is no JSON\n\n")),
+    "html": Turn(raw=RawReply(body="<html>Welcome to nginx!</html>", content_type="text/html")),
+    "nochoices": Turn(raw=RawReply(body=_NO_CHOICES + "data: [DONE]\n\n")),
+    "empty": Turn(raw=RawReply(body="")),
+}
+TROUBLES = tuple(_TROUBLES)
+"""Scenarios whose answer is no good: those runs may fail, with a code that says so; others must not suffer."""
+
+PROBE = "quick"
+"""The scenario of a message that asks whether a node answers."""
 
 
 def message_text(key: str, scenario: str) -> str:
@@ -81,4 +103,5 @@ def script() -> Script:
             )
             for number, turn in enumerate(turns)
         ]
+    rules += [Rule(when=When(user_matches=rf"#(?P<key>\w+) {name}$"), turn=turn) for name, turn in _TROUBLES.items()]
     return Script(rules=rules)

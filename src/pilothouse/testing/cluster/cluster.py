@@ -33,7 +33,9 @@ class ClusterPlan:
         app: `MODULE:APP` of the application all nodes and workers run.
         folder: where its data and logs are kept.
         environ: the environment of nodes and workers; by default ours. Addresses are added.
-        for_process: additions to it for one process, by its name (`n1`, `w1`).
+        for_process: additions to it for one process, by its name (`n1`, `w1`); they win over the addresses.
+        postgres_port: by default a free one.
+        valkey_port: by default a free one.
         durable: whether PostgreSQL waits for the disk at each commit.
     """
 
@@ -43,6 +45,8 @@ class ClusterPlan:
     workers: int = 2
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     for_process: Callable[[str], Mapping[str, str]] = no_additions
+    postgres_port: int | None = None
+    valkey_port: int | None = None
     durable: bool = True
 
     def __post_init__(self) -> None:
@@ -65,8 +69,8 @@ class Cluster:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.token = ""
-        self.postgres = Postgres.at(folder, durable=plan.durable)
-        self.valkey = Valkey.at(folder)
+        self.postgres = Postgres.at(folder, port=plan.postgres_port, durable=plan.durable)
+        self.valkey = Valkey.at(folder, port=plan.valkey_port)
         if self.postgres.user is not None:
             folder.chmod(folder.stat().st_mode | 0o011)  # PostgreSQL runs as somebody else and has to get in
         common = {

@@ -59,7 +59,12 @@ class Postgres(Child):
     @property
     def url(self) -> str:
         """The address as it is written in PILOTHOUSE_DATABASE_URL."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{_NAME}"
+        return self.url_at(self.port)
+
+    @staticmethod
+    def url_at(port: int) -> str:
+        """The same address by way of another port, such as a proxy's."""
+        return f"postgresql://postgres@127.0.0.1:{port}/{_NAME}"
 
     async def create(self) -> None:
         """Make the data folder and start; with a database of ours in it. What is there already is kept.

@@ -36,7 +36,12 @@ class Valkey(Child):
     @property
     def url(self) -> str:
         """The address as it is written in PILOTHOUSE_REDIS_URL."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return self.url_at(self.port)
+
+    @staticmethod
+    def url_at(port: int) -> str:
+        """The same address by way of another port, such as a proxy's."""
+        return f"redis://127.0.0.1:{port}/0"
 
 
 def _program() -> str:

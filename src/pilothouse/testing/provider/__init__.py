@@ -21,12 +21,13 @@ tests reach over HTTP: `GET /_log` (`?started=N` or `?finished=N` waits), `DELET
 
 from pilothouse.testing.provider.errors import FAKE_SECRET
 from pilothouse.testing.provider.log import RequestRecord
-from pilothouse.testing.provider.script import ErrorReply, Rule, Script, ToolCall, Turn, UsageReport, When
+from pilothouse.testing.provider.script import ErrorReply, RawReply, Rule, Script, ToolCall, Turn, UsageReport, When
 from pilothouse.testing.provider.server import ScriptedProvider
 
 __all__ = [
     "FAKE_SECRET",
     "ErrorReply",
+    "RawReply",
     "RequestRecord",
     "Rule",
     "Script",

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from pilothouse.testing.provider.script import Turn, UsageReport
 
-TOKEN_CHARACTERS = 4
-
 # Stands where the number of the request goes in encoded frames; of the same length, so that offsets hold.
 NUMBER_SLOT = "<REQ~NO>"
 
@@ -45,9 +43,9 @@ class Usage:
     cached: int
 
 
-def split_tokens(text: str) -> tuple[str, ...]:
-    """Pieces of four characters that join to exactly `text`."""
-    return tuple(text[i : i + TOKEN_CHARACTERS] for i in range(0, len(text), TOKEN_CHARACTERS))
+def split_tokens(text: str, size: int = 4) -> tuple[str, ...]:
+    """Pieces of `size` characters that join to exactly `text`."""
+    return tuple(text[i : i + size] for i in range(0, len(text), size))
 
 
 def word_tokens(count: int) -> tuple[str, ...]:
@@ -57,8 +55,9 @@ def word_tokens(count: int) -> tuple[str, ...]:
 
 def build_answer(turn: Turn) -> Answer:
     """The answer of a turn whose templates are filled in already."""
-    reasoning = split_tokens(turn.reasoning or "")
-    text = split_tokens(turn.text or "") if turn.tokens is None else word_tokens(turn.tokens)
+    size = turn.token_characters
+    reasoning = split_tokens(turn.reasoning or "", size)
+    text = split_tokens(turn.text or "", size) if turn.tokens is None else word_tokens(turn.tokens)
     calls = tuple(_call(position, turn) for position in range(len(turn.tool_calls)))
     return Answer(
         reasoning=reasoning,
@@ -85,4 +84,4 @@ def _call(position: int, turn: Turn) -> Call:
     arguments = call.raw_arguments
     if arguments is None:
         arguments = json.dumps(call.arguments, ensure_ascii=False)
-    return Call(position, call.name, arguments, split_tokens(arguments) or ("",))
+    return Call(position, call.name, arguments, split_tokens(arguments, turn.token_characters) or ("",))

@@ -2,22 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from aiohttp import web
 
 from pilothouse.testing.provider.answer import Usage, report_usage
 from pilothouse.testing.provider.errors import FAKE_SECRET
-from pilothouse.testing.provider.frames import Frames, number_in
+from pilothouse.testing.provider.frames import Frames, dump, number_in
 from pilothouse.testing.provider.gates import Gates
 from pilothouse.testing.provider.log import RequestRecord
 from pilothouse.testing.provider.prompt import Prompt
+from pilothouse.testing.provider.raw import send_raw, send_repeating
 from pilothouse.testing.provider.script import ErrorReply
 from pilothouse.testing.provider.selection import Selected
 from pilothouse.testing.provider.wire import Wire
 
 _WRITE_SIZE = 64 * 1024
+_MARK = "<LAST~TOKEN>"
 _JSON = {"Content-Type": "application/json"}
 _EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
@@ -50,6 +52,8 @@ class Exchange:
             await asyncio.sleep(turn.delay)
         if turn.hang:
             await _forever()
+        if turn.raw is not None:
+            return await send_raw(self.request, turn.raw, record=self.record)
         if turn.error is not None and (turn.error.after_tokens is None or not self.prompt.stream):
             return await send_error(self.request, self.wire, turn.error, record=self.record)
         if self.prompt.stream:
@@ -79,9 +83,26 @@ class Exchange:
         response = web.Response(body=body, headers=_request_id(_JSON, self.record.index))
         if turn.cut_after_tokens is not None:
             await self._cut_whole(response, body)
+        if turn.repeat_last_token:
+            return await self._send_whole_repeating()
         await _send(self.request, response)
         self.record.tokens_sent = answer.token_count
         self.record.outcome = "malformed" if turn.malformed_chunk else "completed"
+        return response
+
+    async def _send_whole_repeating(self) -> web.StreamResponse:
+        """The last token stands for itself and all that repeat it, so that the answer is never whole in memory."""
+        answer = self.selected.answer
+        last, times = answer.text[-1], self.selected.turn.repeat_last_token
+        marked = replace(answer, text=(*answer.text[:-1], _MARK))
+        body = number_in(self.wire.whole(self.prompt, marked, self.usage), self.record.index)
+        head, _, tail = body.partition(_MARK.encode())
+        response = web.StreamResponse(headers=_request_id(_JSON, self.record.index))
+        await response.prepare(self.request)
+        await response.write(head + dump(last)[1:-1])
+        await send_repeating(response, dump(last)[1:-1], None if times == "forever" else times)
+        await response.write_eof(tail)
+        self.record.outcome = "completed"
         return response
 
     async def _cut_whole(self, promised: web.Response, body: bytes) -> NoReturn:
@@ -117,13 +138,16 @@ class _Stream:
             if await stop():
                 return self._response
         await self._send_tokens(self._total)
+        if times := self._turn.repeat_last_token:
+            last = self._frames.between(self._total - 1, self._total)
+            await send_repeating(self._response, last, None if times == "forever" else times)
         await self._end(self._frames.tail, tokens=self._total)
         return self._response
 
     def _is_plain(self) -> bool:
         """Whether the stream may go out in one write."""
         turn = self._turn
-        is_paced = turn.tokens_per_second is not None or turn.first_token_delay > 0
+        is_paced = turn.tokens_per_second is not None or turn.first_token_delay > 0 or turn.repeat_last_token
         return not is_paced and len(self._frames.body) <= _WRITE_SIZE and not self._stops()
 
     def _stops(self) -> list[_Stop]:

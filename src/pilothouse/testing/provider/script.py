@@ -1,7 +1,7 @@
 """The script: what the provider answers, to whom, how fast, and how it fails.
 
 Everything here is an immutable value, loadable from Python, YAML or JSON. Durations are in seconds.
-A text is split into tokens of four characters; positions such as `cut_after_tokens` count every
+A text is split into tokens of four characters (`token_characters`); positions such as `cut_after_tokens` count every
 token sent, in this order: reasoning, text, arguments of tool calls.
 """
 
@@ -61,6 +61,21 @@ class UsageReport(_Value):
     cached: TokenCount = 0
 
 
+class RawReply(_Value):
+    """An answer that is no answer: these bytes, in no wire's shape.
+
+    With `http` false not even a status line is sent: the connection gets the bytes and is closed. With
+    `bytes_per_second` they trickle, after the status line. `repeat` sends the body that often, `None` for ever.
+    """
+
+    body: str = ""
+    status: int = Field(default=200, ge=100, le=599)
+    content_type: str = "text/event-stream"
+    http: bool = True
+    bytes_per_second: float | None = Field(default=None, gt=0)
+    repeat: int | None = Field(default=1, ge=1)
+
+
 def _error_from_status(value: Any) -> Any:
     return {"status": value} if isinstance(value, int) else value
 
@@ -89,6 +104,10 @@ class Turn(_Value):
     broken JSON after the first token; `hang` never answers and `hang_after_tokens` stops in mid-stream,
     both until the client disconnects. `gate` holds the answer until `ScriptedProvider.release`, before
     anything is sent, or after `gate_after_tokens` tokens of the stream.
+
+    Size: `token_characters` is the length of a token. `repeat_last_token` sends the last one so many times more, or
+    `forever`; it is made as it is sent, so that an answer may be far larger than memory. A reader that does not read
+    holds it up. `raw` is sent instead of any answer.
     """
 
     text: str | None = None
@@ -97,6 +116,8 @@ class Turn(_Value):
     tool_calls: Sequence[ToolCall] = ()
     finish_reason: FinishReason | None = None
     usage: UsageReport | None = None
+    token_characters: int = Field(default=4, ge=1)
+    repeat_last_token: Annotated[int, Field(ge=0)] | Literal["forever"] = 0
 
     delay: Seconds = 0
     first_token_delay: Seconds = 0
@@ -105,6 +126,7 @@ class Turn(_Value):
     error: Annotated[ErrorReply | None, BeforeValidator(_error_from_status)] = None
     cut_after_tokens: TokenCount | None = None
     malformed_chunk: bool = False
+    raw: RawReply | None = None
     hang: bool = False
     hang_after_tokens: TokenCount | None = None
     gate: str | None = None
@@ -121,9 +143,11 @@ class Turn(_Value):
             raise ValueError("a turn has `text` or `tokens`, not both")
         if self.gate_after_tokens is not None and self.gate is None:
             raise ValueError("`gate_after_tokens` needs the name of a `gate`")
-        answers = (self.text, self.tokens, self.reasoning, self.error)
+        answers = (self.text, self.tokens, self.reasoning, self.error, self.raw)
         if all(part is None for part in answers) and not (self.tool_calls or self.hang):
-            raise ValueError("a turn needs text, tokens, reasoning, tool_calls, error or hang")
+            raise ValueError("a turn needs text, tokens, reasoning, tool_calls, error, raw or hang")
+        if self.repeat_last_token and (not self.text or self.tool_calls):
+            raise ValueError("`repeat_last_token` needs a `text`, and no tool calls after it")
         return self
 
 
