@@ -6,9 +6,11 @@ Pydantic AI runs the loop; `RunHooks` is the one capability through which every 
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Sequence
+from types import NoneType
+from typing import Any, cast, get_args
 
+from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import (
@@ -28,6 +30,7 @@ from pilothouse.errors import PilothouseError, RunFailure
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import dumps
 from pilothouse.llm.deltas import current_sink
+from pilothouse.llm.emptiness import may_be_empty
 from pilothouse.llm.guard import RequestStopped, current_guard
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.active import ActiveRun, OpenCall, current_run
@@ -52,7 +55,11 @@ class RunHooks(AbstractCapability[Any]):
         run = current_run.get()
         if run is None:
             return await handler(request_context)
-        return await model_step(run, request_context, handler)
+        token = may_be_empty.set(_takes_none(ctx.agent))
+        try:
+            return await model_step(run, request_context, handler)
+        finally:
+            may_be_empty.reset(token)
 
     async def wrap_tool_execute(
         self,
@@ -67,6 +74,13 @@ class RunHooks(AbstractCapability[Any]):
         if run is None or call.tool_call_id not in run.open_calls | run.recorded:
             return await handler(args)
         return await tool_step(run, call, args, handler)
+
+
+def _takes_none(agent: AbstractAgent[Any, Any] | None) -> bool:
+    """Whether `None` is one of an agent's output types: then a model may have nothing to say."""
+    given: object = None if agent is None else agent.output_type
+    types = cast("Sequence[object]", given) if isinstance(given, list | tuple) else (given,)
+    return agent is not None and any(item is None or item is NoneType or NoneType in get_args(item) for item in types)
 
 
 async def model_step(run: ActiveRun, request: ModelRequestContext, handler: Handler) -> ModelResponse:
