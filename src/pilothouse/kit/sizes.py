@@ -1,6 +1,7 @@
 """How large a value will be as JSON, found out without making it: with a bound on the work."""
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -48,6 +49,8 @@ def _members(item: object) -> tuple[Iterable[Any], int]:
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
         names = [field.name for field in dataclasses.fields(item)]
         return [getattr(item, name, None) for name in names], 2 + sum(map(len, names)) + 4 * len(names)
+    if isinstance(item, deque):
+        return (), 2 * len(cast("deque[Any]", item))
     fields: object = getattr(item, "__dict__", None)
     if isinstance(fields, dict) and hasattr(type(item), "__pydantic_fields__"):
         members = cast("dict[str, Any]", fields)
