@@ -129,6 +129,29 @@ class ModelSettings(_Group):
     stall_seconds: float = Field(
         default=60, gt=0, description="Longest silence in the middle of a model's stream, seconds."
     )
+    max_stream_bytes: int = Field(
+        default=67_108_864,
+        ge=65_536,
+        description="Longest streamed answer, bytes on the wire and decompressed. A token takes 200-350 bytes there, "
+        "so the default is some 200,000 tokens.",
+    )
+    max_event_bytes: int = Field(
+        default=4_194_304,
+        ge=65_536,
+        description="Longest single event of a stream, and longest answer in one piece, bytes. The last event of the "
+        "Responses API repeats the whole answer; an image the model makes is one event too.",
+    )
+    max_answer_chars: int = Field(
+        default=2_097_152,
+        ge=1_024,
+        description="Longest text and reasoning of one answer together, characters. 128,000 tokens are about 500,000.",
+    )
+    max_argument_chars: int = Field(
+        default=1_048_576, ge=1_024, description="Longest arguments of one tool call, characters."
+    )
+    max_answer_parts: int = Field(
+        default=1_000, ge=1, description="Most parts of one answer: texts, reasoning, tool calls."
+    )
 
 
 class RunSettings(_Group):

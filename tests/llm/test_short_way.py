@@ -83,8 +83,8 @@ def cut(data, places):
 def travel(wire, pieces):
     sink = RecordingSink()
     way = ShortWay(wire, StreamTrace(sink))
-    out = b"".join([way.feed(piece) for piece in pieces if piece])
-    return out + way.finish(), sink, way
+    out = b"".join([part for piece in pieces if piece for part in way.feed(piece)])
+    return out + b"".join(way.finish()), sink, way
 
 
 def shown(sink):

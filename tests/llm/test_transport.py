@@ -98,7 +98,7 @@ async def test_a_stream_that_goes_on_is_not_silent(client):
 
 
 async def test_an_answer_that_has_ended_needs_no_closed_connection(client, monkeypatch):
-    monkeypatch.setattr("pilothouse.llm.transport._LINGER_SECONDS", 0.1)
+    monkeypatch.setattr("pilothouse.llm.body._LINGER_SECONDS", 0.1)
     ending = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
     async with byte_server([[ending]], hold=True) as server:
         token = current_trace.set(StreamTrace(RecordingSink()))

@@ -1,10 +1,11 @@
 """Where streamed text goes while a model answers."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["DeltaSink", "StreamTrace", "current_sink", "current_trace"]
+__all__ = ["DeltaSink", "ResponseNote", "StreamTrace", "current_note", "current_sink", "current_trace"]
 
 
 class DeltaSink(Protocol):
@@ -36,10 +37,12 @@ class StreamTrace:
     """What one try of a streamed model call has done; the gateway and the transport share it.
 
     `short_way` is set by the transport once it publishes the deltas itself, so that nobody publishes them twice.
+    `count` is given the characters of each delta before it is shown, and raises if they are too many.
     """
 
     sink: DeltaSink
     merge: bool = True
+    count: Callable[[int], None] | None = None
     short_way: bool = False
     answered: bool = False
     published: bool = False
@@ -54,12 +57,24 @@ class StreamTrace:
         """Give a delta to the sink; `kind` is `text` or `reasoning`."""
         if not text:
             return
+        if self.count is not None:
+            self.count(len(text))
         self.published = True
         if kind == "text":
             self.sink.text(text)
         else:
             self.sink.reasoning(text)
 
+
+@dataclass(slots=True)
+class ResponseNote:
+    """Whether the provider has begun to answer a try with success; the transport sets it, streamed or not."""
+
+    received: bool = False
+
+
+current_note: ContextVar[ResponseNote | None] = ContextVar("pilothouse_response_note", default=None)
+"""Set by the gateway around each try."""
 
 current_trace: ContextVar[StreamTrace | None] = ContextVar("pilothouse_stream_trace", default=None)
 """Set by the gateway around each streamed try; the transport takes the short way only where it is set."""

@@ -9,7 +9,17 @@ from pydantic_ai import exceptions as ai
 from pilothouse.errors import Category, RunFailure
 from pilothouse.llm.deltas import StreamTrace
 
-__all__ = ["classify", "content_filtered", "falls_back", "provider_failed", "provider_timeout", "stream_cut"]
+__all__ = [
+    "answer_too_large",
+    "classify",
+    "content_filtered",
+    "empty_answer",
+    "falls_back",
+    "is_tried_again",
+    "provider_failed",
+    "provider_timeout",
+    "stream_cut",
+]
 
 _SENTENCES: dict[str, tuple[Category, str]] = {
     "provider_unavailable": ("transient", "The model provider could not be reached or had an error. Try again later."),
@@ -23,9 +33,12 @@ _SENTENCES: dict[str, tuple[Category, str]] = {
     "content_filtered": ("model", "The model provider's content filter refused this. Change the message."),
     "provider_bad_request": ("model", "The model provider did not accept the request. Check the agent's settings."),
     "provider_bad_response": ("model", "The model provider's answer could not be read. Try again."),
+    "empty_answer": ("model", "The model gave an answer without content. Try again or rephrase the request."),
 }
-# Worth another try by a person, though not by us.
-_RETRYABLE_LATER = frozenset({"provider_bad_response"})
+# A model's or a gateway's moment of weakness: another try often brings an answer, from the same model or the next.
+_PASSING = frozenset({"provider_bad_response", "empty_answer"})
+# Worth another try by a person.
+_RETRYABLE_LATER = _PASSING | {"model_answer_too_large"}
 _TOO_LONG = ("prompt is too long", "context window", "context length", "maximum context", "too many tokens")
 _STATUS_CODES = {
     402: "provider_quota",
@@ -65,18 +78,21 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (httpx2.TimeoutException, "provider_timeout"),
     (TimeoutError, "provider_timeout"),
 )
+# What comes out of code that is given an answer of another shape than it expects.
+_UNREADABLE = (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-def classify(error: Exception, trace: StreamTrace | None = None) -> RunFailure | None:
+def classify(error: Exception, trace: StreamTrace | None = None, *, received: bool = False) -> RunFailure | None:
     """The failure that an error of a model call is; `None` for an error that is no provider's, such as a bug.
 
     Args:
         error: what the SDK, Pydantic AI or the transport raised.
         trace: of the streamed try that raised it.
+        received: our transport had been answered with success before that.
     """
-    if isinstance(error, RunFailure):
-        return error
-    code = _code(error, trace)
+    if (ours := _our_own(error)) is not None:
+        return ours
+    code = _code(error, trace, received=received)
     if code is None:
         return None
     return _failure(code, retry_after=getattr(error, "retry_after", None))
@@ -102,9 +118,25 @@ def content_filtered() -> RunFailure:
     return _failure("content_filtered")
 
 
+def empty_answer() -> RunFailure:
+    """An answer that holds nothing a person or a program can use."""
+    return _failure("empty_answer")
+
+
+def answer_too_large(found: str) -> RunFailure:
+    """An answer that was stopped because it passed a bound; `found` says which, such as `more than 100 bytes`."""
+    sentence = f"The model's answer was stopped because it was too large: {found}. Ask for less at once."
+    return RunFailure(sentence, category="model", code="model_answer_too_large", retryable=True)
+
+
+def is_tried_again(failure: RunFailure) -> bool:
+    """Whether the same model is asked once more."""
+    return failure.category == "transient" or failure.code in _PASSING
+
+
 def falls_back(failure: RunFailure) -> bool:
-    """Whether another model may do better: this one is away, or does not exist."""
-    return failure.category == "transient" or failure.code == "model_not_found"
+    """Whether another model may do better: this one is away, does not exist, or brings nothing to read."""
+    return is_tried_again(failure) or failure.code == "model_not_found"
 
 
 def _failure(code: str, *, retry_after: float | None = None) -> RunFailure:
@@ -113,7 +145,16 @@ def _failure(code: str, *, retry_after: float | None = None) -> RunFailure:
     return RunFailure(sentence, category=category, code=code, retryable=retryable, retry_after=retry_after)
 
 
-def _code(error: Exception, trace: StreamTrace | None) -> str | None:
+def _our_own(error: BaseException | None) -> RunFailure | None:
+    """The failure that an error is or was raised from: SDKs wrap what their transport raises."""
+    while error is not None:
+        if isinstance(error, RunFailure):
+            return error
+        error = error.__cause__
+    return None
+
+
+def _code(error: Exception, trace: StreamTrace | None, *, received: bool) -> str | None:
     for kind, code in _CLASSES:
         if isinstance(error, kind):
             return code
@@ -121,9 +162,9 @@ def _code(error: Exception, trace: StreamTrace | None) -> str | None:
         return "provider_stream_cut" if trace is not None and trace.answered else "provider_unavailable"
     if isinstance(error, ai.ModelAPIError):
         return _api_code(error)
-    # Pydantic AI asserts some of what it expects of a stream; elsewhere these are bugs, to be seen as such.
-    is_unreadable = trace is not None and trace.short_way and isinstance(error, AssertionError | ValueError)
-    if is_unreadable or isinstance(error, ai.UnexpectedModelBehavior):
+    # The SDKs and Pydantic AI take much of what they expect of an answer for granted; elsewhere these are bugs, to be
+    # seen as such.
+    if (received and isinstance(error, _UNREADABLE)) or isinstance(error, ai.UnexpectedModelBehavior):
         return "provider_bad_response"
     return None
 

@@ -9,6 +9,7 @@ from pydantic_ai.models import Model
 
 from pilothouse.errors import StartupError
 from pilothouse.kit.caches import keep
+from pilothouse.llm.bounds import AnswerLimits
 from pilothouse.llm.check import check_credentials, check_models
 from pilothouse.llm.models import MOST_MODELS, Models, split_reference
 from pilothouse.llm.resilient import ResilientModel, Retries
@@ -35,10 +36,18 @@ class ModelGateway:
     ) -> None:
         environ = os.environ if environ is None else environ
         limits = settings.models
+        self._limits = AnswerLimits(
+            stream_bytes=limits.max_stream_bytes,
+            event_bytes=limits.max_event_bytes,
+            chars=limits.max_answer_chars,
+            argument_chars=limits.max_argument_chars,
+            parts=limits.max_answer_parts,
+        )
         self._http_client = httpx2.AsyncClient(
             transport=AiohttpTransport(
                 first_byte_seconds=limits.first_byte_seconds,
                 stall_seconds=limits.stall_seconds,
+                limits=self._limits,
                 environ=environ,
             ),
             follow_redirects=True,
@@ -82,6 +91,7 @@ class ModelGateway:
                 fallback=[self._models.get(other) for other in fallback],
                 retries=self._retries,
                 timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
+                limits=self._limits,
             )
             made = keep(self._made, key, resilient, most=MOST_MODELS)
         return made

@@ -4,6 +4,10 @@ import asyncio
 import time
 from typing import Protocol
 
+from pilothouse.observability.logs import get_logger
+
+log = get_logger(__name__)
+
 __all__ = ["Pace", "Watch", "Watched"]
 
 _LOOK_SECONDS = 0.5
@@ -60,11 +64,21 @@ class Watch:
     def _look(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        self._pace.measure()
-        for stream in tuple(self._streams):
+        try:
+            self._pace.measure()
+            for stream in tuple(self._streams):
+                self._look_at(stream, now)
+        finally:
+            # All streams hang on this one timer: nothing that goes wrong with one of them may stop it.
+            if self._streams:
+                self._wake_in(min(_LOOK_SECONDS, min(stream.limit for stream in self._streams) / 8))
+
+    def _look_at(self, stream: Watched, now: float) -> None:
+        try:
             stream.look(now)
-        if self._streams:
-            self._wake_in(min(_LOOK_SECONDS, min(stream.limit for stream in self._streams) / 8))
+        except Exception:
+            log.exception("stream_not_watched")
+            self._streams.discard(stream)
 
 
 class Pace:

@@ -28,12 +28,16 @@ from pydantic_ai.settings import ModelSettings
 
 from pilothouse.errors import RunFailure
 from pilothouse.llm import failures
-from pilothouse.llm.deltas import DeltaSink, StreamTrace, current_sink, current_trace
+from pilothouse.llm.bounds import AnswerLimits, AnswerMeter
+from pilothouse.llm.deltas import DeltaSink, ResponseNote, StreamTrace, current_note, current_sink, current_trace
+from pilothouse.llm.emptiness import is_empty, may_be_empty
 
 __all__ = ["ResilientModel", "Retries"]
 
 # Asks the SDK mapping for what merged chunks no longer tell apart.
 _NEEDS_EVERY_CHUNK = "openai_include_unmapped_response_data"
+# Of events that were all here already; each costs up to a millisecond of the event loop.
+_EVENTS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class Retries:
 class ResilientModel(WrapperModel):
     """The wrapped model with retries, fallback models and a time limit.
 
-    A try may take `timeout_seconds`, and no further try of the same model begins later than that after its first.
+    A try may take `timeout_seconds`, and no further try of the same model begins later than that after its first. An
+    answer without content counts as a failed try, one that passes `limits` ends the call.
     """
 
     def __init__(
@@ -75,11 +80,13 @@ class ResilientModel(WrapperModel):
         fallback: Sequence[Model] = (),
         retries: Retries | None = None,
         timeout_seconds: float | None = None,
+        limits: AnswerLimits | None = None,
     ) -> None:
         super().__init__(wrapped)
         self._fallback = tuple(fallback)
         self._retries = retries or Retries()
         self._timeout_seconds = timeout_seconds
+        self._limits = limits or AnswerLimits()
 
     @property
     def fallback(self) -> tuple[Model, ...]:
@@ -110,7 +117,9 @@ class ResilientModel(WrapperModel):
             prepared = messages
             if self._fallback:
                 prepared = model.prepare_messages(messages, model_request_parameters)
-            call = _Call(model, prepared, model_settings, model_request_parameters, self._retries)
+            call = _Call(
+                model, prepared, model_settings, model_request_parameters, retries=self._retries, limits=self._limits
+            )
             try:
                 return await call.answer(self._timeout_seconds)
             except RunFailure as failure:
@@ -151,13 +160,16 @@ class _Call:
         messages: list[ModelMessage],
         model_settings: ModelSettings | None,
         parameters: ModelRequestParameters,
+        *,
         retries: Retries,
+        limits: AnswerLimits,
     ) -> None:
         self._model = model
         self._messages = messages
         self._settings = model_settings
         self._parameters = parameters
         self._retries = retries
+        self._limits = limits
         self._sink = current_sink.get()
         self._trace: StreamTrace | None = None
 
@@ -167,7 +179,7 @@ class _Call:
             try:
                 return await self._try(timeout_seconds)
             except RunFailure as failure:
-                if failure.category != "transient" or attempt == self._retries.attempts:
+                if not failures.is_tried_again(failure) or attempt == self._retries.attempts:
                     raise
                 wait = self._retries.wait_after(attempt, failure.extra.get("retry_after"))
                 if timeout_seconds is not None and self._retries.now() + wait - begun >= timeout_seconds:
@@ -184,20 +196,21 @@ class _Call:
 
     async def _try(self, timeout_seconds: float | None) -> ModelResponse:
         self._trace = None
+        note = ResponseNote()
+        token = current_note.set(note)
         try:
             async with asyncio.timeout(timeout_seconds):
                 response = await self._request()
         except TimeoutError as error:
             raise failures.provider_timeout() from error
         except Exception as error:
-            failure = failures.classify(error, self._trace)
+            failure = failures.classify(error, self._trace, received=note.received)
             if failure is None or failure is error:
                 raise
             raise failure from error
-        if response.finish_reason == "content_filter" and not response.parts:
-            raise failures.content_filtered()
-        if (response.provider_details or {}).get("finish_reason") == "failed":
-            raise failures.provider_failed()
+        finally:
+            current_note.reset(token)
+        _check(response)
         return response
 
     async def _request(self) -> ModelResponse:
@@ -208,31 +221,47 @@ class _Call:
             except NotImplementedError:
                 self._trace = None
         response = await self._model.request(self._messages, self._settings, self._parameters)
+        AnswerMeter(self._limits).whole(response.parts)
         if sink is not None:
             self._publish_whole(sink, response)
         return response
 
     async def _stream(self, sink: DeltaSink) -> ModelResponse:
         merge = not (self._settings or {}).get(_NEEDS_EVERY_CHUNK)
-        trace = self._trace = StreamTrace(sink, merge=merge)
+        meter = AnswerMeter(self._limits)
+        trace = self._trace = StreamTrace(sink, merge=merge, count=meter.text)
         token = current_trace.set(trace)
         try:
             async with self._model.request_stream(self._messages, self._settings, self._parameters) as stream:
+                number = 0
                 async for event in stream:
+                    meter.event(event)
                     if not trace.short_way:
                         _publish_event(trace, event)
+                    number += 1
+                    if not number % _EVENTS_AT_A_TIME:
+                        await asyncio.sleep(0)
         finally:
             current_trace.reset(token)
-        response = stream.get()
-        if response.state == "incomplete":
-            raise failures.stream_cut()
-        return response
+        return stream.get()
 
     def _publish_whole(self, sink: DeltaSink, response: ModelResponse) -> None:
         trace = self._trace = StreamTrace(sink)
         trace.first_byte()
         trace.publish("reasoning", "".join(part.content for part in response.parts if isinstance(part, ThinkingPart)))
         trace.publish("text", "".join(part.content for part in response.parts if isinstance(part, TextPart)))
+
+
+def _check(response: ModelResponse) -> None:
+    """Raises `RunFailure` for an answer that arrived, but is none."""
+    if response.state == "incomplete":
+        raise failures.stream_cut()
+    if response.finish_reason == "content_filter" and not response.parts:
+        raise failures.content_filtered()
+    if (response.provider_details or {}).get("finish_reason") == "failed":
+        raise failures.provider_failed()
+    if is_empty(response) and not may_be_empty.get():
+        raise failures.empty_answer()
 
 
 def _can_stream(model: Model) -> bool:

@@ -20,6 +20,8 @@ __all__ = ["ShortWay"]
 _SAMPLE = "~sample~"
 # Text with escapes gives no mould, and a field may begin to vary; a run is left alone after so many tries.
 _CASTS = 8
+# Events cost the SDK and the agent loop up to a millisecond each; between portions the event loop gets its turn.
+_PORTION = 32
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)++"', re.DOTALL).match
 _STRING = re.compile(rb'"[^"\\]*+"').match
 _NUMBER = re.compile(rb"\d++").match
@@ -145,8 +147,8 @@ class ShortWay:
         """Whether the stream may stop here: it is complete, or can be resumed."""
         return self._wire.ended or self._wire.resumable
 
-    def feed(self, data: bytes) -> bytes:
-        """Publish what `data` brings; what the SDK is to be given now, which may be nothing."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """Publish what `data` brings; what the SDK is to be given now, in portions of a few events."""
         self._trace.first_byte()
         pieces = self._splitter.feed(data)
         for index in range(0, len(pieces), 2):
@@ -154,7 +156,7 @@ class ShortWay:
         self._publish()
         return self._given()
 
-    def finish(self) -> bytes:
+    def finish(self) -> list[bytes]:
         """The stream is over: what is left for the SDK."""
         self._end_run()
         rest = self._splitter.rest()
@@ -235,9 +237,10 @@ class ShortWay:
             texts.append(text)
         self._trace.publish(kind, "".join(texts))
 
-    def _given(self) -> bytes:
-        if not self._out:
-            return b""
-        out = b"".join(self._out)
-        self._out.clear()
-        return out
+    def _given(self) -> list[bytes]:
+        out = self._out
+        if not out:
+            return []
+        portions = [b"".join(out[at : at + _PORTION]) for at in range(0, len(out), _PORTION)]
+        out.clear()
+        return portions

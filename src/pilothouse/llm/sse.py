@@ -2,7 +2,7 @@
 
 import re
 
-__all__ = ["EventSplitter", "find_data"]
+__all__ = ["EventMeter", "EventSplitter", "find_data"]
 
 # Atomic, so that CRLF is never read as two line ends.
 _BLANK = re.compile(rb"((?>\r\n|\n|\r)(?>\r\n|\n|\r))")
@@ -51,6 +51,25 @@ class EventSplitter:
         if rest:
             self._pending.append(rest)
         self._tail = rest[-3:]
+
+
+class EventMeter:
+    """Counts the bytes of the event that is not complete yet, without keeping them."""
+
+    __slots__ = ("_pending", "_tail")
+
+    def __init__(self) -> None:
+        self._pending = 0
+        self._tail = b""
+
+    def feed(self, data: bytes) -> int:
+        """Bytes since the last blank line, with those of `data`."""
+        seam = self._tail + data
+        # However lines end, one of these is in each blank line.
+        blank = max(seam.rfind(b"\n\n"), seam.rfind(b"\n\r"), seam.rfind(b"\r\r"))
+        self._pending = self._pending + len(data) if blank < 0 else len(seam) - blank - 2
+        self._tail = seam[-1:]
+        return self._pending
 
 
 def find_data(event: bytes) -> tuple[int, int, bool] | None:

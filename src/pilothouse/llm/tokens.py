@@ -9,6 +9,9 @@ __all__ = ["estimate_tokens", "window_of"]
 
 _DEFAULT_WINDOW = 128_000
 _CHARACTERS_PER_TOKEN = 4
+# Text longer than this is counted by so many samples: the work must not grow with it.
+_LONG = 40_000
+_SAMPLES = 10
 # Scripts of which tokenizers make about one token a character: kana, CJK, Hangul, and what lies beyond the BMP.
 _DENSE = re.compile(
     "[\u1100-\u11ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00010000-\U0010ffff]"
@@ -24,6 +27,10 @@ def estimate_tokens(text: str) -> int:
     """
     if text.isascii():
         return ceil(len(text) / _CHARACTERS_PER_TOKEN)
+    if len(text) > _LONG:
+        step = len(text) // _SAMPLES
+        sample = "".join(text[at : at + _LONG // _SAMPLES] for at in range(0, step * _SAMPLES, step))
+        return ceil(estimate_tokens(sample) * len(text) / len(sample))
     dense = len(_DENSE.findall(text))
     middle = len(_MIDDLE.findall(text))
     return dense + ceil(middle / 2) + ceil((len(text) - dense - middle) / _CHARACTERS_PER_TOKEN)

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -10,8 +10,11 @@ import aiohttp
 import httpx2
 from yarl import URL
 
-from pilothouse.llm.deltas import StreamTrace, current_trace
+from pilothouse.llm.body import Body, BodyLimits, translated
+from pilothouse.llm.bounds import AnswerLimits
+from pilothouse.llm.deltas import StreamTrace, current_note, current_trace
 from pilothouse.llm.guard import current_guard
+from pilothouse.llm.inflate import ACCEPTED_ENCODINGS, inflater_for
 from pilothouse.llm.pace import Pace, Watch
 from pilothouse.llm.proxies import Proxies
 from pilothouse.llm.shortway import ShortWay
@@ -21,11 +24,11 @@ __all__ = ["AiohttpTransport"]
 
 _KEEPALIVE_SECONDS = 60
 _DNS_SECONDS = 60
-# After the last event of an answer some servers leave the connection open.
-_LINGER_SECONDS = 2.0
-_NOT_SENT_ON = frozenset({b"content-length", b"transfer-encoding"})
+_NOT_SENT_ON = frozenset({b"content-length", b"transfer-encoding", b"accept-encoding"})
 # A provider's cookies would travel from one tenant's call to the next in the client above.
 _NOT_GIVEN_BACK = frozenset({b"set-cookie"})
+# The body is given on decoded.
+_OF_ENCODED = frozenset({b"content-encoding", b"content-length"})
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -34,6 +37,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     Args:
         first_byte_seconds: longest wait for the first byte of a traced stream.
         stall_seconds: longest silence in the middle of an event stream.
+        limits: how much an answer may hold.
         limit: most connections at once; 0 is no limit.
         verify: a TLS context; the system's and certifi's authorities by default.
         environ: where proxy variables (`HTTPS_PROXY`, `NO_PROXY`, ...) are looked up.
@@ -44,12 +48,14 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         *,
         first_byte_seconds: float = 60,
         stall_seconds: float = 60,
+        limits: AnswerLimits | None = None,
         limit: int = 0,
         verify: ssl.SSLContext | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._first_byte_seconds = first_byte_seconds
         self._stall_seconds = stall_seconds
+        self._limits = limits or AnswerLimits()
         self._limit = limit
         self._verify = verify
         self._proxies = Proxies(environ or {})
@@ -92,7 +98,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 ),
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error, request) from error
+            raise translated(error, request) from error
         return self._respond(request, response, trace, limits=(first_limit, read_limit, started))
 
     async def aclose(self) -> None:
@@ -126,17 +132,34 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         limits: tuple[float | None, float | None, float],
     ) -> httpx2.Response:
         first_limit, read_limit, started = limits
+        if response.status == 200 and (note := current_note.get()) is not None:
+            note.received = True
+        encoding = response.headers.get("Content-Encoding", "")
+        try:
+            inflater = inflater_for(encoding)
+        except ValueError as error:
+            response.close()
+            raise httpx2.DecodingError(str(error), request=request) from error
         short_way: ShortWay | None = None
-        if response.content_type == "text/event-stream":
+        is_stream = response.content_type == "text/event-stream"
+        if is_stream:
             read_limit = _least(read_limit, self._stall_seconds)
-            encoding = response.headers.get("Content-Encoding", "identity")
             wire = wire_for_path(request.url.path)
-            if trace is not None and wire is not None and response.status == 200 and encoding == "identity":
+            if trace is not None and wire is not None and response.status == 200 and inflater is None:
                 trace.short_way = True
                 short_way = ShortWay(wire, trace)
-        body = _Body(response, request, watch=self._watch, pace=self._pace, short_way=short_way)
+        body = Body(
+            response,
+            request,
+            watch=self._watch,
+            pace=self._pace,
+            limits=BodyLimits.of(response, self._limits, is_stream=is_stream),
+            inflater=inflater,
+            short_way=short_way,
+        )
         body.watch(first_limit, read_limit, since=started)
-        headers = [(name, value) for name, value in response.raw_headers if name.lower() not in _NOT_GIVEN_BACK]
+        left_out = _NOT_GIVEN_BACK if inflater is None else _NOT_GIVEN_BACK | _OF_ENCODED
+        headers = [(name, value) for name, value in response.raw_headers if name.lower() not in left_out]
         return httpx2.Response(response.status, headers=headers, stream=body, extensions={"http_version": b"HTTP/1.1"})
 
     async def __aenter__(self) -> Self:
@@ -151,143 +174,16 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         await self.aclose()
 
 
-class _Body(httpx2.AsyncByteStream):
-    """The body of a response. Iterating it again goes on where the last iteration stopped."""
-
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        request: httpx2.Request,
-        *,
-        watch: Watch,
-        pace: Pace,
-        short_way: ShortWay | None,
-    ) -> None:
-        self._response = response
-        self._content = response.content
-        self._request = request
-        self._watch = watch
-        self._pace = pace
-        self._short_way = short_way
-        self._is_over = False
-        self._later_limit = self.limit = float("inf")
-        self._heard_at = 0.0
-        self._heard_bytes = 0
-
-    def watch(self, first_limit: float | None, later_limit: float | None, *, since: float) -> None:
-        """Bound the wait for the first byte, counted from `since`, and each silence after it, in seconds."""
-        connection = self._response.connection
-        if connection is None or connection.protocol is None:
-            return
-        # From here on the watch keeps time; aiohttp would set a timer anew with every packet.
-        connection.protocol.read_timeout = None
-        self.limit = float("inf") if first_limit is None else first_limit
-        self._later_limit = float("inf") if later_limit is None else later_limit
-        self._heard_at = since
-        self._watch.add(self)
-
-    def look(self, now: float) -> None:
-        """Break off a read that has waited for too long."""
-        heard = self._content.total_bytes
-        if heard != self._heard_bytes:
-            self._heard_bytes, self._heard_at = heard, now
-            has_ended = self._short_way is not None and self._short_way.ended
-            self.limit = _LINGER_SECONDS if has_ended else self._later_limit
-        elif now - self._heard_at >= self.limit:
-            self._watch.discard(self)
-            self._content.set_exception(aiohttp.SocketTimeoutError("silence"))
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._is_over:
-            raise StopAsyncIteration
-        short_way = self._short_way
-        if short_way is None:
-            if data := await self._read():
-                return data
-        else:
-            while data := await self._read():
-                if given := short_way.feed(data):
-                    return given
-                if self._pace.delay:
-                    await self._rest()
-        self._end()
-        if short_way is not None:
-            given = short_way.finish()
-            if not short_way.may_stop:
-                raise httpx2.RemoteProtocolError("The stream stopped before its end.", request=self._request)
-            if given:
-                return given
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        """Close the connection at once, unless the body was read to its end."""
-        if not self._is_over:
-            self._end()
-            self._response.close()
-
-    async def _read(self) -> bytes:
-        try:
-            return await self._content.readany()
-        except aiohttp.SocketTimeoutError as error:
-            if self._short_way is not None and self._short_way.ended:
-                self._response.close()
-                return b""
-            raise _translated(error, self._request) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error, self._request) from error
-
-    async def _rest(self) -> None:
-        """Leave what arrives in the socket until the next beat, so that one read takes it all."""
-        connection = self._response.connection
-        protocol = None if connection is None else connection.protocol
-        if protocol is None:
-            return
-        protocol.pause_reading()
-        try:
-            await self._pace.beat()
-        finally:
-            protocol.resume_reading()
-
-    def _end(self) -> None:
-        self._is_over = True
-        self._watch.discard(self)
-
-
 def _headers(request: httpx2.Request, *, is_stream: bool) -> list[tuple[str, str]]:
     headers = [
         (name.decode("ascii"), value.decode("latin-1"))
         for name, value in request.headers.raw
-        if name.lower() not in _NOT_SENT_ON and not (is_stream and name.lower() == b"accept-encoding")
+        if name.lower() not in _NOT_SENT_ON
     ]
-    if is_stream:
-        # A compressed stream could not be read on its way.
-        headers.append(("Accept-Encoding", "identity"))
+    # A compressed stream could not be read on its way; what else comes is decoded here, with a bound.
+    headers.append(("Accept-Encoding", "identity" if is_stream else ACCEPTED_ENCODINGS))
     return headers
 
 
 def _least(*limits: float | None) -> float | None:
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _translated(error: Exception, request: httpx2.Request) -> httpx2.RequestError:
-    """The error that httpx2's own transport would raise; the SDKs and Pydantic AI classify by it."""
-    kind: type[httpx2.RequestError] = httpx2.ReadError
-    match error:
-        case aiohttp.SocketTimeoutError():
-            kind = httpx2.ReadTimeout
-        case aiohttp.ServerTimeoutError() | TimeoutError():
-            kind = httpx2.ConnectTimeout
-        case aiohttp.ClientHttpProxyError() | aiohttp.ClientProxyConnectionError():
-            kind = httpx2.ProxyError
-        case aiohttp.ClientConnectorError() | aiohttp.ServerFingerprintMismatch():
-            kind = httpx2.ConnectError
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
-            kind = httpx2.RemoteProtocolError
-        case aiohttp.InvalidURL():
-            kind = httpx2.UnsupportedProtocol
-        case _:
-            pass
-    return kind(str(error) or type(error).__name__, request=request)

@@ -1,15 +1,23 @@
 """What models and tools say, made such that every database and every wire can hold it."""
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, cast
 
-from pydantic_ai.messages import ModelResponse, TextPart, ThinkingPart, ToolCallPart
+from pydantic_ai.messages import BinaryContent, ModelResponse, TextPart, ThinkingPart, ToolCallPart, UserContent
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from pilothouse.conversations.transcript import encode
 from pilothouse.kit.ids import new_id
 from pilothouse.kit.jsons import dumps
+from pilothouse.tools.results import shorten, tool_error
+from pilothouse.tools.trim import trim
 
+MOST_FILE_BYTES = 10_485_760
+"""Files in one result. They are part of the transcript, and sent with each later request of the conversation."""
+_TOO_MANY_BYTES = f"It holds more files than the {MOST_FILE_BYTES} bytes that are taken."
+_MOST_ITEMS = 100
 _MOST_ID_CHARS = 128
 _UNWRITABLE = re.compile("[\ud800-\udfff]")  # UTF-8 has no lone surrogates
 _REPLACEMENT = "\ufffd"
@@ -50,8 +58,45 @@ def encode_response(response: ModelResponse) -> str:
         return encode(response)
 
 
+def recordable(value: Any, max_chars: int) -> Any:
+    """A tool's result as it is recorded and shown to the model: a JSON value of at most about `max_chars` characters,
+    or files (images, documents) that stay what they are.
+
+    What can't be written, or holds more bytes of files than a message may, becomes an error the model can act on.
+    """
+    if is_multimodal(value):
+        return _bounded_files(value, max_chars)
+    try:
+        trimmed = trim(value, max_chars)
+        plain = result_value(trimmed.value)
+    except Exception:  # noqa: BLE001 - objects' own serializers raise what they like, and the tool has run
+        return tool_error("unexpected", "The tool ran, but its result can't be written as JSON.")
+    return shorten(plain, max_chars, trimmed)[0]
+
+
+def bounded_content(content: str | Sequence[UserContent], max_chars: int) -> str | list[UserContent]:
+    """What a tool adds to its result for the model to read, with its texts and files bounded."""
+    if isinstance(content, str):
+        return shorten(content, max_chars)[0]
+    items: list[UserContent] = []
+    left = MOST_FILE_BYTES
+    for item in islice(content, _MOST_ITEMS):
+        left -= len(item.data) if isinstance(item, BinaryContent) else 0
+        if left < 0:
+            items.append(_TOO_MANY_BYTES)
+            break
+        items.append(shorten(item, max_chars)[0] if isinstance(item, str) else item)
+    return items
+
+
+def is_multimodal(value: Any) -> bool:
+    """Whether a result holds images or documents that must stay what they are."""
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
+    return any(hasattr(item, "media_type") for item in islice(items, _MOST_ITEMS))
+
+
 def result_value(value: Any) -> Any:
-    """A tool's result as a JSON value. What JSON has no word for becomes its text, bytes become base64.
+    """A value as JSON has it. What JSON has no word for becomes its text, bytes become base64.
 
     Raises:
         ValueError: it contains itself.
@@ -64,6 +109,16 @@ def result_value(value: Any) -> Any:
     except PydanticSerializationError:
         return _replaced(plain)
     return plain
+
+
+def _bounded_files(value: Any, max_chars: int) -> Any:
+    items = cast("list[Any]", value) if isinstance(value, list) else [value]
+    data: list[Any] = [getattr(item, "data", b"") for item in islice(items, _MOST_ITEMS)]
+    if len(items) > _MOST_ITEMS or sum(len(item) for item in data if isinstance(item, bytes)) > MOST_FILE_BYTES:
+        return tool_error("unexpected", f"The tool ran, but its result was left out. {_TOO_MANY_BYTES}")
+    if not isinstance(value, list):
+        return value
+    return [item if hasattr(item, "media_type") else recordable(item, max_chars) for item in items]
 
 
 def _is_sound_id(call_id: str) -> bool:

@@ -94,6 +94,15 @@ def bad_model_output() -> RunFailure:
     )
 
 
+def output_limit_reached() -> RunFailure:
+    """The model used up the tokens it may write before it gave an answer or a whole tool call."""
+    return RunFailure(
+        "The model reached its output limit before it gave an answer. Raise max_tokens, or ask for less at once.",
+        category="model",
+        code="output_limit_reached",
+    )
+
+
 def internal() -> RunFailure:
     """A fault of ours or of the agent's code."""
     return RunFailure(

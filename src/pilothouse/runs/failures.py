@@ -2,11 +2,13 @@
 
 from typing import cast
 
-from pydantic_ai.exceptions import ContentFilterError, UnexpectedModelBehavior
+from pydantic_ai.exceptions import ContentFilterError, OutputTokenLimitExceeded, UnexpectedModelBehavior
+from pydantic_ai.messages import RetryFeedbackPart
 
 from pilothouse.errors import PilothouseError, RunFailure
+from pilothouse.llm.failures import empty_answer
 from pilothouse.observability.logs import get_logger
-from pilothouse.runs.errors import arguments_failed, bad_model_output, internal
+from pilothouse.runs.errors import arguments_failed, bad_model_output, internal, output_limit_reached
 
 log = get_logger(__name__)
 
@@ -27,7 +29,7 @@ def failure_of(error: BaseException) -> RunFailure:
             status=422,
         )
     elif isinstance(error, UnexpectedModelBehavior):
-        failure = arguments_failed() if "max retries" in str(error) or "retries" in str(error) else bad_model_output()
+        failure = _of_the_model(error)
     elif isinstance(error, PilothouseError):
         failure = RunFailure(error.message, category="logic", code=error.code, status=error.status)
     else:
@@ -35,3 +37,13 @@ def failure_of(error: BaseException) -> RunFailure:
         failure = internal()
     failure.__cause__ = error
     return failure
+
+
+def _of_the_model(error: UnexpectedModelBehavior) -> RunFailure:
+    if isinstance(error, OutputTokenLimitExceeded):
+        return output_limit_reached()
+    # Raised from the last thing the agent loop told the model to try again for.
+    feedback = getattr(error.__cause__, "tool_retry", None)
+    if isinstance(feedback, RetryFeedbackPart) and feedback.retry.cause == "no_output":
+        return empty_answer()
+    return arguments_failed() if "retries" in str(error) else bad_model_output()

@@ -6,9 +6,11 @@ Pydantic AI runs the loop; `RunHooks` is the one capability through which every 
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Sequence
+from types import NoneType
+from typing import Any, cast, get_args
 
+from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import (
@@ -28,15 +30,16 @@ from pilothouse.errors import PilothouseError, RunFailure
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import dumps
 from pilothouse.llm.deltas import current_sink
+from pilothouse.llm.emptiness import may_be_empty
 from pilothouse.llm.guard import RequestStopped, current_guard
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.active import ActiveRun, OpenCall, current_run
-from pilothouse.runs.clean import column_text, result_value, with_sound_calls
+from pilothouse.runs.clean import bounded_content, column_text, recordable, with_sound_calls
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, iterations_exceeded
 from pilothouse.runs.told import told_to_model
 from pilothouse.tools.context import ToolCall, serving
 from pilothouse.tools.policy import ToolPolicy
-from pilothouse.tools.results import classify_exception, error_in, shorten, tool_error
+from pilothouse.tools.results import classify_exception, error_in, tool_error
 
 log = get_logger(__name__)
 
@@ -52,7 +55,11 @@ class RunHooks(AbstractCapability[Any]):
         run = current_run.get()
         if run is None:
             return await handler(request_context)
-        return await model_step(run, request_context, handler)
+        token = may_be_empty.set(_takes_none(ctx.agent))
+        try:
+            return await model_step(run, request_context, handler)
+        finally:
+            may_be_empty.reset(token)
 
     async def wrap_tool_execute(
         self,
@@ -67,6 +74,13 @@ class RunHooks(AbstractCapability[Any]):
         if run is None or call.tool_call_id not in run.open_calls | run.recorded:
             return await handler(args)
         return await tool_step(run, call, args, handler)
+
+
+def _takes_none(agent: AbstractAgent[Any, Any] | None) -> bool:
+    """Whether `None` is one of an agent's output types: then a model may have nothing to say."""
+    given: object = None if agent is None else agent.output_type
+    types = cast("Sequence[object]", given) if isinstance(given, list | tuple) else (given,)
+    return agent is not None and any(item is None or item is NoneType or NoneType in get_args(item) for item in types)
 
 
 async def model_step(run: ActiveRun, request: ModelRequestContext, handler: Handler) -> ModelResponse:
@@ -253,23 +267,20 @@ async def _call(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: dict
 async def _record_value(run: ActiveRun, call: ToolCallPart, value: Any, started: float, policy: ToolPolicy) -> Any:
     """Record what the tool returned, bounded, and give the loop exactly what was recorded."""
     extra: list[UserPromptPart] = []
-    kept = value
+    kept, content = value, None
+    most = policy.max_output_chars or run.agent.limits.tool_output_chars
     if isinstance(value, ToolReturn):
-        extra = [UserPromptPart(value.content)] if value.content else []
+        content = bounded_content(value.content, most) if value.content else None
+        extra = [UserPromptPart(content)] if content else []
         kept = value.return_value
-    if not _is_multimodal(kept):
-        try:
-            plain = result_value(kept)
-        except (ValueError, RecursionError):
-            plain = tool_error("unexpected", "The tool ran, but its result can't be written as JSON.")
-        kept, _cut = shorten(plain, policy.max_output_chars or run.agent.limits.tool_output_chars)
+    kept = recordable(kept, most)
     error = error_in(kept)
     part = ToolReturnPart(tool_name=call.tool_name, content=kept, tool_call_id=call.tool_call_id)
     await _record_part(
         run, call, part, started, error_code=column_text(str(error["type"]), 64) if error else None, extra=extra
     )
     if isinstance(value, ToolReturn):
-        return ToolReturn(kept, content=value.content, metadata=value.metadata)
+        return ToolReturn(kept, content=content, metadata=value.metadata)
     return kept
 
 
@@ -340,9 +351,3 @@ def recorded_value(row: StoredMessage) -> Any:
     if extra is not None:
         return ToolReturn(part.content, content=extra, metadata=part.metadata)
     return part.content
-
-
-def _is_multimodal(value: Any) -> bool:
-    """Whether a result holds images or documents that must stay what they are."""
-    items = cast("list[Any]", value) if isinstance(value, list) else [value]
-    return any(hasattr(item, "media_type") for item in items)

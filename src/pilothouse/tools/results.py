@@ -6,6 +6,7 @@ from pydantic_ai.exceptions import ModelRetry, ToolFailed
 
 from pilothouse.errors import Forbidden, PilothouseError
 from pilothouse.kit.jsons import dumps
+from pilothouse.tools.trim import Trimmed
 
 ErrorKind = Literal[
     "timeout", "http_error", "invalid_arguments", "unknown_tool", "unexpected", "forbidden", "in_doubt", "rejected"
@@ -57,8 +58,13 @@ def classify_exception(error: BaseException) -> dict[str, Any]:
     )
 
 
-def shorten(value: Any, max_chars: int) -> tuple[Any, bool]:
+def shorten(value: Any, max_chars: int, whole: Trimmed | None = None) -> tuple[Any, bool]:
     """Fit a result into `max_chars` characters as the model will see it (text as it is, all else as JSON).
+
+    Args:
+        value: the result, or what `trim` left of it.
+        max_chars: most characters.
+        whole: what `trim` said, if it was asked.
 
     Returns:
         The value itself and False where it fits. Otherwise True and: for text, its beginning with a note; for a list,
@@ -66,22 +72,26 @@ def shorten(value: Any, max_chars: int) -> tuple[Any, bool]:
         one item fits, `{"truncated", "note", "beginning"}` with the beginning of the JSON text. The note says how
         much there was and to ask for less.
     """
+    was_cut = whole is not None and whole.was_cut
     if isinstance(value, str):
-        return (value, False) if len(value) <= max_chars else (_cut_text(value, max_chars), True)
+        length = whole.chars if whole is not None and was_cut else len(value)
+        return (value, False) if length <= max_chars else (_cut_text(value, max_chars, length), True)
     text = dumps(value)
-    if len(text) <= max_chars:
+    if len(text) <= max_chars and not was_cut:
         return value, False
+    note = _note(max(whole.chars, len(text)), at_least=True) if whole is not None and was_cut else _note(len(text))
     if isinstance(value, list | tuple):
         items = list(cast("list[Any]", value))
-        fitted = _whole_items(items, max_chars)
+        total = whole.items if whole is not None and whole.items is not None else len(items)
+        fitted = _whole_items(items, max_chars, note=note, total=total)
         if fitted is not None:
             return fitted, True
-    return _beginning(text, max_chars), True
+    return _beginning(text, max_chars, note), True
 
 
 def summarize(value: Any, limit: int = 300) -> str:
     """One line of at most `limit` characters about a result, for events and lists."""
-    text = " ".join((value if isinstance(value, str) else dumps(value))[: limit * 4].split())
+    text = " ".join((value[: limit * 4] if isinstance(value, str) else dumps(value)[: limit * 4]).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -127,29 +137,31 @@ def _http_status(error: BaseException) -> int | None:
     return None
 
 
-def _note(length: int) -> str:
-    return f"Cut: the whole result has {length} characters. Ask for less: a narrower question, fewer fields, a page."
+def _note(length: int, *, at_least: bool = False) -> str:
+    count = f"more than {length}" if at_least else f"{length}"
+    return f"Cut: the whole result has {count} characters. Ask for less: a narrower question, fewer fields, a page."
 
 
-def _cut_text(text: str, max_chars: int) -> str:
-    note = f"\n[{_note(len(text))}]"
+def _cut_text(text: str, max_chars: int, length: int) -> str:
+    note = f"\n[{_note(length)}]"
     return text[: max(0, max_chars - len(note))] + note[:max_chars]
 
 
-def _whole_items(items: list[Any], max_chars: int) -> dict[str, Any] | None:
-    sizes = [len(dumps(item)) + 1 for item in items]
-    shown: dict[str, Any] = {"truncated": True, "note": _note(sum(sizes) + 1), "total": len(items), "items": []}
+def _whole_items(items: list[Any], max_chars: int, *, note: str, total: int) -> dict[str, Any] | None:
+    shown: dict[str, Any] = {"truncated": True, "note": note, "total": total, "items": []}
     room = max_chars - len(dumps(shown))
     count = 0
-    while count < len(items) and sizes[count] <= room:
-        room -= sizes[count]
+    for item in items:
+        room -= len(dumps(item)) + 1
+        if room < 0:
+            break
         count += 1
     return {**shown, "items": items[:count]} if count else None
 
 
-def _beginning(text: str, max_chars: int) -> dict[str, Any]:
+def _beginning(text: str, max_chars: int, note: str) -> dict[str, Any]:
     """JSON inside a JSON string grows by its escapes, so the cut is taken on the escaped length."""
-    shown: dict[str, Any] = {"truncated": True, "note": _note(len(text)), "beginning": ""}
+    shown: dict[str, Any] = {"truncated": True, "note": note, "beginning": ""}
     room = max_chars - len(dumps(shown))
     piece = text[: max(0, room)]
     while piece and len(dumps(piece)) - 2 > room:

@@ -18,6 +18,7 @@ from pilothouse.settings import RunSettings
 from pilothouse.tools.context import ToolCall, serving
 from pilothouse.tools.registry import RegisteredTool, ToolRegistry
 from pilothouse.tools.results import classify_exception, error_in, shorten
+from pilothouse.tools.trim import trim
 
 _MOST_ERRORS = 20
 
@@ -96,7 +97,7 @@ class ToolService:
             result = await self._execute(tool, checked)
         return ToolCallOutcome(
             status="error" if error_in(result) else "ok",
-            result=shorten(result, tool.policy.max_output_chars or self._settings.tool_output_chars)[0],
+            result=result,
             duration_ms=round((time.monotonic() - started) * 1000),
         )
 
@@ -108,7 +109,10 @@ class ToolService:
             async with limit:
                 with Agent.using_thread_executor(self._threads):
                     result = await tool.tool.function_schema.call(arguments, nowhere)
-            return loads(dumps(cast("Any", result.return_value) if isinstance(result, ToolReturn) else result))
+            whole = cast("Any", result.return_value) if isinstance(result, ToolReturn) else result
+            most = tool.policy.max_output_chars or self._settings.tool_output_chars
+            trimmed = trim(whole, most)
+            return shorten(loads(dumps(trimmed.value)), most, trimmed)[0]
         except Exception as error:
             if limit.expired() and isinstance(error, TimeoutError):
                 raise PilothouseError(
