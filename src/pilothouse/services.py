@@ -28,6 +28,7 @@ from pilothouse.runs.execute import Executor
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.fork import Forks
 from pilothouse.runs.live import LiveRuns
+from pilothouse.runs.log_watcher import AllTold, LogWatcher
 from pilothouse.runs.reaper import Reaper
 from pilothouse.runs.requests import ChatRequests
 from pilothouse.runs.service import Runs
@@ -118,7 +119,9 @@ async def started(
         ownership = await _ownership(stack, settings.lease, database, supervisor, alone=embedded)
         threads = ThreadPoolExecutor(_TOOL_THREADS, thread_name_prefix="tool")
         stack.callback(partial(threads.shutdown, wait=False, cancel_futures=True))
-        services = await _connect(stack, settings, registry, (database, gateway, identity, ownership, threads))
+        services = await _connect(
+            stack, settings, registry, (database, gateway, identity, ownership, threads), supervisor
+        )
         await services.reaper.once()
         services.reaper.start()
         log.info("server_started", agents=[agent.name for agent in registry], version=VERSION)
@@ -130,11 +133,12 @@ async def _connect(
     settings: Settings,
     registry: AgentRegistry,
     opened: tuple[Database, ModelGateway, Identity, Ownership, ThreadPoolExecutor],
+    supervisor: Supervisor,
 ) -> Services:
     """Put together what works on the opened parts."""
     database, gateway, identity, ownership, threads = opened
     waker = _Waker()
-    wakeups = await _wakeups(stack, settings, waker)
+    wakeups = await _wakeups(stack, settings, waker, supervisor)
     live = LiveRuns(announce=wakeups.run_changed)
     deltas = DeltaWriter(database, interval_seconds=settings.runs.delta_flush_seconds)
     executor = Executor(
@@ -152,7 +156,9 @@ async def _connect(
     alone = isinstance(ownership, SoleOwner)
     reaper = Reaper(database, executor, alone=alone, interval_seconds=settings.lease.reap_seconds)
     stack.push_async_callback(reaper.close)
-    waker.live, waker.reaper = live, reaper
+    watcher = LogWatcher(database, live.watches, AllTold() if alone else wakeups)
+    watcher.start(supervisor)
+    waker.live, waker.reaper, waker.watcher = live, reaper, watcher
     follower = Follower(database, live)
     return Services(
         database=database,
@@ -177,6 +183,7 @@ class _Waker:
 
     live: LiveRuns | None = None
     reaper: Reaper | None = None
+    watcher: LogWatcher | None = None
 
     def on_run(self, run_id: str) -> None:
         if self.live is not None:
@@ -185,6 +192,12 @@ class _Waker:
     def on_look(self) -> None:
         if self.reaper is not None:
             self.reaper.look()
+
+    def on_connected(self) -> None:
+        """Nobody knows what was said while there was no connection: look at everything."""
+        self.on_look()
+        if self.watcher is not None:
+            self.watcher.look()
 
 
 async def _identity(stack: AsyncExitStack, settings: Settings, database: Database, *, local: bool) -> Identity:
@@ -212,7 +225,7 @@ async def _ownership(
     return lease
 
 
-async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker) -> Wakeups:
+async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker, supervisor: Supervisor) -> Wakeups:
     if settings.redis.url is None:
         return NoWakeups()
     try:
@@ -220,12 +233,17 @@ async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker) -> 
     except ModuleNotFoundError as error:
         raise StartupError("PILOTHOUSE_REDIS_URL needs its driver: pip install 'pilothouse[redis]'.") from error
     try:
-        wakeups = RedisWakeups(settings.redis.url.get_secret_value(), on_run=waker.on_run, on_look=waker.on_look)
+        wakeups = RedisWakeups(
+            settings.redis.url.get_secret_value(),
+            on_run=waker.on_run,
+            on_look=waker.on_look,
+            on_connected=waker.on_connected,
+        )
     except ValueError as error:
         raise StartupError("PILOTHOUSE_REDIS_URL is not a Redis address. Use redis://host:6379/0.") from error
-    if not await wakeups.reachable():
-        log.warning("redis_away", meaning="nodes wake each other more slowly until it is back")
-    wakeups.start()
+    if (reason := await wakeups.why_away()) is not None:
+        log.warning("redis_away", reason=reason, meaning="nodes wake each other more slowly until it is back")
+    wakeups.start(supervisor)
     stack.push_async_callback(wakeups.close)
     return wakeups
 
