@@ -93,7 +93,8 @@ class Silent:
     def _begin(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_read=120)
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1),
+                timeout=aiohttp.ClientTimeout(total=None, sock_read=120),
             )
         return self._session
 

@@ -148,6 +148,7 @@ async def event_bytes(runs: Runs, principal: Principal, run_id: str, after: Even
     try:
         async for batch in runs.follow(principal, run_id, after):
             yield b"".join([encode_event(event.id, event.type, event.to_json(run_id)) for event in batch])
+            del batch  # a stream that waits keeps nothing of what it has sent
     except Unavailable as error:
         log.warning("stream_ended_early", run_id=run_id, reason=error.message)
 

@@ -181,8 +181,10 @@ class Runs:
         """
         await self._check_owner(principal, run_id)
         async for batch in self._follower.follow(run_id, after):
+            asks = until_input and any(event.type == "approval.requested" for event in batch)
             yield batch
-            if not (until_input and any(event.type == "approval.requested" for event in batch)):
+            del batch  # what waits for the next must not keep the last one in memory
+            if not asks:
                 continue
             # It may not rest yet, with other calls still going on, and come to rest without a further event.
             if await self._follower.until(run_id, _RESTING) == "awaiting_input":

@@ -237,6 +237,8 @@ class _Socket:
             async for batch in self._runs.follow(self._principal, run_id, after):
                 for event in batch:
                     await self._send({"id": event.id, "run_id": run_id, "type": event.type, "data": event.data})
+                    del event
+                del batch  # a socket that waits keeps nothing of what it has sent
             self._to_cancel.discard(run_id)
         except PilothouseError as error:
             await self._send_error(error)
