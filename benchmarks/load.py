@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import uvloop
 
+from benchmarks.silent_load import Silent
+
 _REQUEST_SECONDS = 60
 
 Job = dict[str, Any]
@@ -191,6 +193,7 @@ async def _serve() -> None:
     reader = asyncio.StreamReader(limit=64 * 1024 * 1024)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     held, held_session = Held(), _session()
+    silent = Silent()
     try:
         while line := await reader.readline():
             job: Job = json.loads(line)
@@ -202,6 +205,12 @@ async def _serve() -> None:
                 except TimeoutError:
                     result.fail(f"only {len(result.durations)} streams had begun after {job['seconds']} s")
                 answer = result.document(0, 0)
+            elif job["kind"] in ("silent_runs", "silent_open", "silent_wake"):
+                work = {"silent_runs": silent.make_runs, "silent_open": silent.open, "silent_wake": silent.wake}
+                answer = await work[job["kind"]](job)
+            elif job["kind"] == "silent_end":
+                await silent.end()
+                answer = {}
             elif job["kind"] == "end":
                 await held.end()
                 await held_session.close()
@@ -212,6 +221,7 @@ async def _serve() -> None:
             sys.stdout.write(json.dumps(answer) + "\n")
             sys.stdout.flush()
     finally:
+        await silent.end()
         await held_session.close()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from benchmarks.idle import idle_rows
 from benchmarks.journal import JournalCost
 from benchmarks.scenarios import Figures, Results, at_full_speed
+from benchmarks.silent import silent_rows
 from benchmarks.workload import IDEAL_PACED_SECONDS
 
 # Share of the server's core in other hands from which a failure says nothing about the server.
@@ -125,6 +126,11 @@ def postgres(results: Results) -> str:
         for column, one in columns.items()
     ]
     return table(("d on PostgreSQL", "p50 ms", "p99 ms", "CPU ms each", "others' share"), rows)
+
+
+def silent(results: Results) -> str:
+    """What open, silent streams cost, and when they are woken."""
+    return table(*silent_rows(results))
 
 
 def journal(cost: JournalCost) -> str:

@@ -43,6 +43,10 @@ class Plan:
     lengths: tuple[int, ...] = (10, 500)
     long_each: int = 40
     held: int = 500
+    silent_streams: int = 1000
+    silent_sockets: int = 1000
+    silent_requests: int = 400
+    stores: tuple[str, ...] = ("sqlite", "postgres", "postgres+redis")
     servers: tuple[str, ...] = ("a", "b", "c", "d")
     style: str = "handler"
 

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where its files go")
     parser.add_argument("--style", default="handler", help="how (c) streams")
     parser.add_argument("--database", help="address of a database for (d); by default SQLite in the folder")
+    parser.add_argument("--redis", help="address of a Redis for (d)")
     parser.add_argument("--seed", default="", help="conversations for (d): lengths and how many, as 10,500x40")
     parser.add_argument("--profile", choices=("pyinstrument", "cprofile"), help="profile it")
     options = parser.parse_args()
@@ -65,6 +66,7 @@ def _serve_asgi(options: argparse.Namespace, profiler: Profiler) -> None:
         app,
         loop="uvloop",
         http="httptools",
+        ws="websockets-sansio",
         access_log=False,
         log_level="warning",
         log_config=None,
@@ -89,9 +91,9 @@ def _asgi_app(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         return pilothouse_app.make_demo(options.folder / "data"), {}
     folder = options.folder / "data"
     folder.mkdir(exist_ok=True)
-    settings = pilothouse_app.settings(options.provider, folder, options.database)
+    settings = pilothouse_app.settings(options.provider, folder, options.database, options.redis)
     extra = uvloop.run(pilothouse_app.prepare(settings, _seed(options.seed)))
-    return pilothouse_app.make(options.provider, folder, options.database), extra
+    return pilothouse_app.make(options.provider, folder, options.database, options.redis), extra
 
 
 def _seed(text: str) -> Any:

@@ -21,6 +21,7 @@ ASK_TOOL = f"tool: where is order {ORDER}?"
 ASK_STREAM = "stream: tell me about the shop."
 ASK_PACED = "paced: tell me about the shop."
 ASK_HELD = "held: tell me about the shop."
+ASK_PERSON = "person: may I have a discount?"
 
 
 def last_word(tokens: int) -> str:
@@ -44,6 +45,7 @@ def script() -> dict[str, Any]:
             rule("short:", {"tokens": SHORT_TOKENS}),
             rule("tool:", {"tool_calls": [call]}, tool_results=0),
             rule("tool:", {"tokens": TOOL_ANSWER_TOKENS}, tool_results=1),
+            rule("person:", {"tool_calls": [{"name": "sign_off", "arguments": {}}]}),
             rule("stream:", {"tokens": STREAM_TOKENS}),
             rule("paced:", {"tokens": STREAM_TOKENS, **paced}),
             rule("held:", {"tokens": STREAM_TOKENS, "gate": HOLD_GATE, "gate_after_tokens": 5}),

@@ -30,26 +30,39 @@ class Seed:
     each: int = 0
 
 
-def settings(provider: str, folder: Path, database_url: str | None) -> Settings:
+def settings(provider: str, folder: Path, database_url: str | None, redis_url: str | None = None) -> Settings:
     """Everything as it comes; only where the provider, the database and the key are."""
     database: dict[str, Any] = {} if database_url is None else {"url": database_url}
     return load_settings(
         None,
         data={"dir": folder},
         database=database,
+        redis={} if redis_url is None else {"url": redis_url},
         log={"level": "info", "format": "json"},
         openai={"base_url": f"{provider}/v1", "api_key": "bench"},
     )
 
 
-def make(provider: str, folder: Path, database_url: str | None = None) -> Pilothouse:
-    """The app. Agent `shop` declares its tool pure, which it is; `shop_once` leaves it at the default, `once`."""
-    app = Pilothouse(settings(provider, folder, database_url), base=folder)
+def make(provider: str, folder: Path, database_url: str | None = None, redis_url: str | None = None) -> Pilothouse:
+    """The app. Agent `shop` declares its tool pure, which it is; `shop_once` leaves it at the default, `once`; the
+    tool of `asker` waits for a person.
+    """
+    app = Pilothouse(settings(provider, folder, database_url, redis_url), base=folder)
     model = f"openai-chat:{MODEL}"
     app.agent(Agent(name="plain", instructions=INSTRUCTIONS), model=model, default=True)
     for name, lookup in (("shop", tool(effect="pure")(order_lookup)), ("shop_once", _once())):
         app.agent(Agent(name=name, instructions=INSTRUCTIONS), model=model, tools=[lookup])
+    app.agent(Agent(name="asker", instructions=INSTRUCTIONS), model=model, tools=[_sign_off()])
     return app
+
+
+def _sign_off() -> Any:
+    @tool(effect="once", approval=True)
+    async def sign_off() -> str:
+        """Ask the manager."""
+        return "granted"
+
+    return sign_off
 
 
 def _once() -> Any:

@@ -30,6 +30,7 @@ from pilothouse.runs.execute import Executor
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.fork import Forks
 from pilothouse.runs.live import LiveRuns
+from pilothouse.runs.log_watcher import AllTold, LogWatcher
 from pilothouse.runs.reaper import Reaper
 from pilothouse.runs.requests import ChatRequests
 from pilothouse.runs.service import Runs
@@ -136,7 +137,7 @@ async def _connect(
     """Put together what works on the opened parts."""
     database, gateway, identity, ownership, threads, supervisor = opened
     waker = _Waker()
-    wakeups = await _wakeups(stack, settings, waker)
+    wakeups = await _wakeups(stack, settings, waker, supervisor)
     live = LiveRuns(announce=wakeups.run_changed)
     deltas = DeltaWriter(database, interval_seconds=settings.runs.delta_flush_seconds)
     supervisor.start("delta-writer", deltas.round)
@@ -153,7 +154,9 @@ async def _connect(
     supervisor.start("upkeep", upkeep.round)
     alone = isinstance(ownership, SoleOwner)
     reaper = Reaper(database, executor, alone=alone, interval_seconds=settings.lease.reap_seconds)
-    waker.live, waker.reaper = live, reaper
+    watcher = LogWatcher(database, live.watches, AllTold() if alone else wakeups)
+    watcher.start(supervisor)
+    waker.live, waker.reaper, waker.watcher = live, reaper, watcher
     follower = Follower(database, live)
     return Services(
         database=database,
@@ -179,6 +182,7 @@ class _Waker:
 
     live: LiveRuns | None = None
     reaper: Reaper | None = None
+    watcher: LogWatcher | None = None
 
     def on_run(self, run_id: str) -> None:
         if self.live is not None:
@@ -187,6 +191,12 @@ class _Waker:
     def on_look(self) -> None:
         if self.reaper is not None:
             self.reaper.look()
+
+    def on_connected(self) -> None:
+        """Nobody knows what was said while there was no connection: look at everything."""
+        self.on_look()
+        if self.watcher is not None:
+            self.watcher.look()
 
 
 async def _identity(stack: AsyncExitStack, settings: Settings, database: Database, *, local: bool) -> Identity:
@@ -215,7 +225,7 @@ async def _lease(stack: AsyncExitStack, settings: Settings, supervisor: Supervis
     return lease
 
 
-async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker) -> Wakeups:
+async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker, supervisor: Supervisor) -> Wakeups:
     if settings.redis.url is None:
         return NoWakeups()
     try:
@@ -223,12 +233,17 @@ async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker) -> 
     except ModuleNotFoundError as error:
         raise StartupError("PILOTHOUSE_REDIS_URL needs its driver: pip install 'pilothouse[redis]'.") from error
     try:
-        wakeups = RedisWakeups(settings.redis.url.get_secret_value(), on_run=waker.on_run, on_look=waker.on_look)
+        wakeups = RedisWakeups(
+            settings.redis.url.get_secret_value(),
+            on_run=waker.on_run,
+            on_look=waker.on_look,
+            on_connected=waker.on_connected,
+        )
     except ValueError as error:
         raise StartupError("PILOTHOUSE_REDIS_URL is not a Redis address. Use redis://host:6379/0.") from error
-    if not await wakeups.reachable():
-        log.warning("redis_away", meaning="nodes wake each other more slowly until it is back")
-    wakeups.start()
+    if (reason := await wakeups.why_away()) is not None:
+        log.warning("redis_away", reason=reason, meaning="nodes wake each other more slowly until it is back")
+    wakeups.start(supervisor)
     stack.push_async_callback(wakeups.close)
     return wakeups
 

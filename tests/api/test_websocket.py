@@ -141,3 +141,80 @@ async def test_who_may_open_a_socket(sqlite_url):
             assert socket.protocol == "pilothouse"
             await socket.send_json({"type": "ping"})
             assert await frames_until(socket, "pong") == [{"type": "pong"}]
+
+
+async def test_a_message_that_is_sent_again_with_its_key_makes_no_second_run(database_url):
+    """On the same socket, on one that was opened anew for the conversation, and by HTTP."""
+    async with running(database_url, HELLO) as server:
+        first = {"type": "message", "message": "Ada", "idempotency_key": "first"}
+        second = {"type": "message", "message": "Bob", "idempotency_key": "second"}
+        runs: dict[str, set[str]] = {"first": set(), "second": set()}
+        texts: dict[str, set[str]] = {"first": set(), "second": set()}
+
+        async def say(socket: aiohttp.ClientWebSocketResponse, frame: dict[str, Any]) -> None:
+            await socket.send_json(frame)
+            frames = await frames_until(socket, "run.completed", "error")
+            assert frames[-1]["type"] == "run.completed", frames[-1]
+            assert frames[0]["id"] == "1-1"
+            runs[frame["idempotency_key"]].add(frames[-1]["run_id"])
+            texts[frame["idempotency_key"]].add(frames[-1]["data"]["text"])
+
+        async with server.session.ws_connect("/v1/chat/ws/new") as socket:
+            for frame in (first, second, first, second):
+                await say(socket, frame)
+        async with server.session.ws_connect("/v1/chat/ws/new") as socket:
+            await say(socket, first)
+        [conversation] = (await server.get("/v1/conversations")).json()["items"]
+        async with server.session.ws_connect(f"/v1/chat/ws/{conversation['id']}") as socket:
+            await say(socket, first)
+            await say(socket, second)
+        async with server.stream("Ada", key="first") as stream:
+            runs["first"].add(stream.run_id)
+            await stream.rest()
+        assert {name: len(ids) for name, ids in runs.items()} == {"first": 1, "second": 1}
+        assert texts == {"first": {"Hello, Ada."}, "second": {"Hello, Bob."}}
+        assert len((await server.get("/v1/runs")).json()["items"]) == 2
+
+
+async def test_a_key_for_another_message_or_in_another_conversation_is_refused(database_url):
+    async with running(database_url, HELLO) as server:
+        frame = {"type": "message", "message": "Ada", "idempotency_key": "k"}
+        async with server.session.ws_connect("/v1/chat/ws/new") as socket:
+            await socket.send_json(frame)
+            await frames_until(socket, "run.completed")
+            for changed in ({"message": "Bob"}, {"context": {"a": 1}}, {"on_busy": "queue"}):
+                await socket.send_json({**frame, **changed})
+                [error] = await frames_until(socket, "error")
+                assert (error["error"]["status"], error["error"]["code"]) == (422, "idempotency_key_reused")
+        other = (await server.post("/v1/conversations", {})).json()["id"]
+        async with server.session.ws_connect(f"/v1/chat/ws/{other}") as socket:
+            await socket.send_json(frame)
+            [error] = await frames_until(socket, "error")
+            assert error["error"]["code"] == "idempotency_key_reused"
+        for key in ("", "x" * 256, "é", "a\tb"):
+            async with server.session.ws_connect("/v1/chat/ws/new") as socket:
+                await socket.send_json({**frame, "idempotency_key": key})
+                [error] = await frames_until(socket, "error")
+                assert error["error"]["code"] == "bad_idempotency_key"
+        assert len((await server.get("/v1/runs")).json()["items"]) == 1
+
+
+async def test_a_message_sent_again_while_its_run_is_followed_brings_no_event_twice(database_url):
+    tools = Tools()
+    script = calling(ToolCall(name="hold", arguments={"name": "x"}))
+    async with (
+        running(database_url, script, setup=tools.agent()) as server,
+        server.session.ws_connect("/v1/chat/ws/new") as socket,
+    ):
+        frame = {"type": "message", "message": "go", "idempotency_key": "k"}
+        await socket.send_json(frame)
+        seen = await frames_until(socket, "tool.started")
+        await tools.entered.wait()
+        await socket.send_json(frame)
+        await socket.send_json({"type": "ping"})
+        seen += await frames_until(socket, "pong")
+        tools.go_on.set()
+        seen += await frames_until(socket, "run.completed")
+        places = [tuple(map(int, frame["id"].split("-"))) for frame in seen if frame["type"] != "pong"]
+        assert places == sorted(set(places))
+        assert places[0] == (1, 1)

@@ -26,6 +26,19 @@ def test_a_tiny_run_measures_right_answers_of_every_server(tmp_path):
         assert 0 < figures["p50"] <= figures["p99"]
 
 
+@pytest.mark.slow
+def test_a_tiny_run_of_silent_streams_wakes_all_of_them(tmp_path):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks", "silent", "--tiny", "--stores", "sqlite", "--json", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=170)
+    columns = json.loads(out.read_text())["silent"]["sqlite"]
+    assert set(columns) == {"alone", "few runs", "a run each"}
+    for name in ("few runs", "a run each"):
+        [figures] = columns[name]
+        assert figures["woken_max"] >= figures["woken_p50"] > 0
+        assert figures["list_p99_ratio"] > 0
+
+
 def test_a_percentile_is_the_value_that_so_many_do_not_exceed():
     values = [float(value) for value in range(200, 0, -1)]
     assert percentile(values, 50) == 100

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 from tests.promises.test_p5_stop_means_stopped import Tools
 from tests.support.server import Event, running, serving
+from tests.support.watching import until
 
 from pilothouse.runs.events import RunEvent
 from pilothouse.runs.live import LiveRun
@@ -165,3 +166,35 @@ async def test_silence_is_filled_with_heartbeats(sqlite_url):
                 await asyncio.sleep(0.01)
         server.provider.release("quiet")
         assert (await reader)[-1].type == "run.completed"
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["redis", "no redis"])
+async def test_streams_on_another_node_get_on_when_the_run_does(postgres_url, redis_url, told):
+    tools = Tools()
+    script = Script(
+        rules=[
+            Rule(when=When(after_tool=True), turn=Turn(text="signed")),
+            Rule(when=When(user_contains="go"), turn=Turn(tool_calls=[ToolCall(name="ask")])),
+        ]
+    )
+    redis = {"redis": {"url": redis_url}} if told else {}
+    async with (
+        ScriptedProvider(script) as provider,
+        serving(postgres_url, provider, setup=tools.agent(), **redis) as one,
+        serving(postgres_url, provider, setup=tools.agent(), **redis) as two,
+    ):
+        response = await one.send("go")
+        assert response.status_code == 202
+        run_id = response.json()["run_id"]
+        whole = asyncio.create_task(one.events(run_id))
+        others = [asyncio.create_task(two.events(run_id)) for _ in range(30)]
+        watches = two.services.follower._live.watches
+        await until(lambda: len(watches.waiting()) == 30)
+        [call] = [step["call_id"] for step in (await one.run(run_id))["steps"] if step["kind"] == "tool"]
+        answer = await one.post(f"/v1/runs/{run_id}/input", {"call_id": call, "approve": True})
+        assert answer.status_code == 202
+        async with asyncio.timeout(60):
+            expected = await whole
+            for task in others:
+                assert reading(await task) == reading(expected)
+        assert expected[-1].type == "run.completed"

@@ -292,3 +292,46 @@ async def test_leaving_stops_the_run_where_that_was_asked_for(database_url, whol
         assert server.provider.requests[0].outcome == "client_disconnected"
         [run] = (await server.get("/v1/runs")).json()["items"]
         assert (await server.events(run["id"]))[-1].type == "run.cancelled"
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "stream"])
+async def test_leaving_stops_a_run_that_waits_for_its_turn_where_that_was_asked_for(database_url, whole):
+    tools = Tools()
+    script = calling(ToolCall(name="hold", arguments={"name": "x"}))
+    async with running(database_url, script, setup=tools.agent()) as server, server.stream("go") as first:
+        await tools.entered.wait()
+        path = "/v1/chat" if whole else "/v1/chat/stream"
+        body = {
+            "message": "later",
+            "on_disconnect": "cancel",
+            "on_busy": "queue",
+            "conversation_id": first.conversation_id,
+        }
+        request = asyncio.create_task(server.session.post(path, json=body).__aenter__())
+        queued: list[str] = []
+        while not queued:
+            items = (await server.get("/v1/runs", state="queued")).json()["items"]
+            queued = [run["id"] for run in items]
+        if whole:
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+        else:
+            (await request).close()
+        async with asyncio.timeout(60):
+            assert (await server.events(queued[0]))[-1].data["reason"] == "its caller left"
+        tools.go_on.set()
+        assert (await first.rest())[-1].type == "run.completed"
+        assert (await server.run(queued[0]))["attempt"] == 0
+
+
+async def test_a_whole_answer_that_waits_for_its_turn_comes_though_leaving_would_stop_it(database_url):
+    tools = Tools()
+    script = calling(ToolCall(name="hold", arguments={"name": "x"}))
+    async with running(database_url, script, setup=tools.agent()) as server, server.stream("go") as first:
+        await tools.entered.wait()
+        body = {"on_disconnect": "cancel", "on_busy": "queue", "conversation_id": first.conversation_id}
+        later = asyncio.create_task(server.chat("later", **body))
+        while not (await server.get("/v1/runs", state="queued")).json()["items"]:
+            await asyncio.sleep(0)
+        tools.go_on.set()
+        assert (await later)["text"] == "next turn works"

@@ -88,6 +88,7 @@ class EventStreamResponse(Response):
             pulse.sending = True
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             pulse.sent()
+            del chunk  # it is sent: a silent stream keeps nothing of it
         if pulse.beating is not None:
             await pulse.beating
         pulse.stop()

@@ -16,6 +16,7 @@ from pilothouse.identity.http import Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
 from pilothouse.observability.logs import get_logger
+from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.events import START, EventPlace
 from pilothouse.runs.present import chat_answer, chat_answer_of
 from pilothouse.runs.requests import ChatRequests
@@ -82,8 +83,9 @@ async def chat(
     new = await requests.new_run(principal, body, stream=False, idempotency_key=idempotency_key)
     accepted = await runs.start(new)
     if body.on_disconnect == "cancel":
-        await _wait_while_connected(request, principal, runs, accepted)
-    outcome = await runs.wait(principal, accepted)
+        outcome = await _wait_while_connected(request, principal, runs, accepted)
+    else:
+        outcome = await runs.wait(principal, accepted)
     if outcome is not None and idempotency_key is None:  # copies of a request get equal answers: what is stored
         answer = chat_answer_of(
             outcome,
@@ -146,22 +148,26 @@ async def event_bytes(runs: Runs, principal: Principal, run_id: str, after: Even
     try:
         async for batch in runs.follow(principal, run_id, after):
             yield b"".join([encode_event(event.id, event.type, event.to_json(run_id)) for event in batch])
+            del batch  # a stream that waits keeps nothing of what it has sent
     except Unavailable as error:
         log.warning("stream_ended_early", run_id=run_id, reason=error.message)
 
 
-async def _wait_while_connected(request: Request, principal: Principal, runs: Runs, accepted: Accepted) -> None:
-    """Until the run ends here, or its caller leaves: then it is stopped."""
-    task = accepted.task
-    if task is None:
-        return
+async def _wait_while_connected(
+    request: Request, principal: Principal, runs: Runs, accepted: Accepted
+) -> Outcome | None:
+    """As `Runs.wait`; if the caller leaves before that, the run is stopped, wherever it stands."""
+    waiting = asyncio.create_task(runs.wait(principal, accepted))
     left = asyncio.create_task(_left(request))
     try:
-        await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        await asyncio.wait([waiting, left], return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
             await runs.cancel(principal, accepted.run_id, reason="its caller left")
+        return await waiting
     finally:
         left.cancel()
+        waiting.cancel()
+        await asyncio.gather(left, waiting, return_exceptions=True)
 
 
 async def _left(request: Request) -> None:

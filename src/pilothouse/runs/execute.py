@@ -175,6 +175,11 @@ class Executor:
         """The task that executes a run here, if it does."""
         return self._tasks.get(run_id)
 
+    def principal(self, run_id: str) -> Principal | None:
+        """Whose run it is, if it executes here."""
+        run = self._runs.get(run_id)
+        return run.principal if run is not None else None
+
     def cancel(self, run_id: str, reason: str) -> asyncio.Task[Outcome | None] | None:
         """Stop a run that executes here: closes its model's socket and its tools. Await the task to know it has."""
         task, run = self._tasks.get(run_id), self._runs.get(run_id)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pilothouse.runs.events import START, EventPlace, RunEvent
+from pilothouse.runs.watches import Watches
 
 _KEPT_BEHIND = 512
 """Durable events kept in memory for readers a little behind."""
@@ -88,45 +89,33 @@ class LiveRun:
 
 
 class LiveRuns:
-    """All runs that execute in this process.
+    """All runs that execute in this process, and who waits for those that do not.
 
     Args:
-        announce: called with a run's id when its log has grown, to tell other nodes.
+        announce: called with a run's id when its log or state has changed here, to tell other nodes.
     """
 
     def __init__(self, *, announce: Callable[[str], None] | None = None) -> None:
         self._announce = announce
         self._runs: dict[str, LiveRun] = {}
-        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self.watches = Watches()
 
     def open(self, run_id: str, *, attempt: int, first_number: int) -> LiveRun:
         """Begin the live tail of an attempt."""
         live = LiveRun(run_id, attempt=attempt, first_number=first_number, announce=self._announce)
         self._runs[run_id] = live
-        self.look(run_id)
+        self.watches.changed(run_id)
         return live
 
     def look(self, run_id: str) -> None:
-        """Wake those who wait for this run: it begins here, or its log has grown elsewhere."""
-        for waiter in self._waiters.pop(run_id, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+        """Wake those who wait for this run: its log or state has changed elsewhere."""
+        self.watches.changed(run_id)
 
-    async def wait_open(self, run_id: str, timeout_seconds: float) -> None:
-        """Until there may be something new of a run that does not execute here, or the time is over."""
-        waiter = asyncio.get_running_loop().create_future()
-        waiters = self._waiters.setdefault(run_id, [])
-        waiters.append(waiter)
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await waiter
-        except TimeoutError:
-            return
-        finally:
-            if waiter in waiters:
-                waiters.remove(waiter)
-            if not waiters and self._waiters.get(run_id) is waiters:
-                del self._waiters[run_id]
+    def changed(self, run_id: str) -> None:
+        """This process has committed a change of a run's log or state: wake who waits for it, here and elsewhere."""
+        self.watches.changed(run_id)
+        if self._announce is not None:
+            self._announce(run_id)
 
     def get(self, run_id: str) -> LiveRun | None:
         """The live tail of a run, if it executes here."""
@@ -137,6 +126,7 @@ class LiveRuns:
         live.close()
         if self._runs.get(live.run_id) is live:
             del self._runs[live.run_id]
+        self.changed(live.run_id)  # it may have come to rest without an event
 
     def __len__(self) -> int:
         return len(self._runs)

@@ -21,7 +21,7 @@ from pilothouse.runs.admit import Admitted, NewRun, admit
 from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.clean import column_text
 from pilothouse.runs.end import end_by_rows
-from pilothouse.runs.events import START, EventPlace, RunEvent
+from pilothouse.runs.events import EventPlace, RunEvent
 from pilothouse.runs.execute import CANCELLED_BY_CALLER, Executor
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.prepare import instructions_of
@@ -32,6 +32,7 @@ log = get_logger(__name__)
 
 _CANCEL_WAIT_SECONDS = 30.0
 _REASON_CHARS = 200
+_RESTING = frozenset({"awaiting_input"})
 
 
 @dataclass(slots=True)
@@ -112,8 +113,8 @@ class Runs:
             outcome = None if task.cancelled() else task.result()
             if outcome is not None and outcome.complete:
                 return outcome
-        async for _batch in self.follow(principal, accepted.run_id, START, until_input=True):
-            pass
+        await self._check_owner(principal, accepted.run_id)
+        await self._follower.until(accepted.run_id, _RESTING)
         if self._executor.stopping and (await self.get(principal, accepted.run_id)).state in ("running", "queued"):
             raise Unavailable(
                 f"This server stops before run {accepted.run_id} has ended. The run is kept and goes on: "
@@ -179,16 +180,16 @@ class Runs:
         Raises:
             NotFound: the caller has no such run.
         """
-        if self._executor.task(run_id) is None:
-            await self.get(principal, run_id)
+        await self._check_owner(principal, run_id)
         async for batch in self._follower.follow(run_id, after):
+            asks = until_input and any(event.type == "approval.requested" for event in batch)
             yield batch
-            if until_input and any(event.type == "approval.requested" for event in batch):
-                task = self._executor.task(run_id)
-                if task is not None:
-                    await asyncio.wait([task])
-                if (await self.get(principal, run_id)).state == "awaiting_input":
-                    return
+            del batch  # what waits for the next must not keep the last one in memory
+            if not asks:
+                continue
+            # It may not rest yet, with other calls still going on, and come to rest without a further event.
+            if await self._follower.until(run_id, _RESTING) == "awaiting_input":
+                return
 
     async def events(self, principal: Principal, run_id: str, after: EventPlace, *, limit: int) -> list[RunEvent]:
         """Events in the log after a place, at once.
@@ -236,6 +237,16 @@ class Runs:
         row = await self.get(principal, run_id)
         return Accepted(run_id, row.conversation_id, row.state, self._executor.task(run_id), replayed=False)
 
+    async def _check_owner(self, principal: Principal, run_id: str) -> None:
+        """Nothing if the run is the caller's, without a read if it executes here.
+
+        Raises:
+            NotFound: the caller has no such run.
+        """
+        whose = self._executor.principal(run_id)
+        if whose is None or (whose.tenant, whose.subject) != (principal.tenant, principal.subject):
+            await self.get(principal, run_id)
+
     async def _interrupt(self, principal: Principal, admitted: Admitted) -> None:
         """Stop what stood in the way; the run that asked for it starts when they have stopped."""
         for run_id in reversed(admitted.to_interrupt):  # the active one last, or its end would start the next of them
@@ -250,6 +261,7 @@ class Runs:
         give_up = time.monotonic() + _CANCEL_WAIT_SECONDS
         while row is not None and row.state not in TERMINAL and time.monotonic() < give_up:
             if row.state == "queued" and await self._database.write(_cancel_queued, row.id, reason):
+                self._follower.changed(row.id)
                 await self._start_next(row.conversation_id)
                 return
             if row.state == "awaiting_input":

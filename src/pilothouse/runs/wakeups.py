@@ -1,13 +1,23 @@
 """Wake-ups between nodes: a message only ever says "look"; what there is to see is in the database.
 
-So nothing is lost with Redis, only time: followers look by themselves every half second, reapers every two.
+So nothing is lost with Redis, only time: see `LogWatcher` for streams, `Reaper` for stops.
 """
 
 from typing import Protocol
 
 
 class Wakeups(Protocol):
-    """What runs tell the other nodes."""
+    """What runs tell the other nodes, and whether they are told what others do."""
+
+    @property
+    def healthy(self) -> bool:
+        """Messages of others reach this process, as far as is known."""
+        ...
+
+    @property
+    def silent_seconds(self) -> float | None:
+        """Age of the last sign of life of what carries the messages; None if there was none yet, or nothing to ask."""
+        ...
 
     def run_changed(self, run_id: str) -> None:
         """A run's log has grown. Returns at once; the message may be lost."""
@@ -19,7 +29,10 @@ class Wakeups(Protocol):
 
 
 class NoWakeups:
-    """There is nobody to wake."""
+    """There is nobody to wake, and nobody tells this process."""
+
+    healthy = False
+    silent_seconds = None
 
     def run_changed(self, run_id: str) -> None:
         """Nothing to do."""

@@ -23,7 +23,7 @@ from pilothouse.observability.logs import get_logger
 from pilothouse.runs.events import START, EventPlace, parse_event_id
 from pilothouse.runs.requests import ChatRequests
 from pilothouse.runs.schemas import ChatRequest
-from pilothouse.runs.service import Runs
+from pilothouse.runs.service import Accepted, Runs
 
 router = APIRouter(prefix="/v1/chat", tags=["chat"])
 log = get_logger(__name__)
@@ -37,6 +37,15 @@ class MessageFrame(ChatRequest):
     """A message, as `POST /v1/chat/stream` takes it."""
 
     type: Literal["message"]
+    idempotency_key: str | None = Field(
+        default=None,
+        description="As the header `Idempotency-Key`: a message that is sent again with its key makes no second run.",
+    )
+
+    def request(self, conversation_id: str | None) -> ChatRequest:
+        """What `POST /v1/chat/stream` would be sent for it, in a conversation: a key means the same on both."""
+        values = {name: getattr(self, name) for name in ChatRequest.model_fields}
+        return ChatRequest.model_construct(None, **{**values, "conversation_id": conversation_id})
 
 
 class CancelFrame(BaseModel):
@@ -176,8 +185,8 @@ class _Socket:
             self._following[f"{_CANCEL}{run_id}"] = asyncio.create_task(self._cancel(run_id))
 
     async def _start(self, frame: MessageFrame) -> None:
-        request = frame.model_copy(update={"conversation_id": frame.conversation_id or self._conversation_id})
-        if self._conversation_id and request.conversation_id != self._conversation_id:
+        conversation_id = frame.conversation_id or self._conversation_id
+        if self._conversation_id and conversation_id != self._conversation_id:
             raise InvalidRequest(
                 "This socket belongs to another conversation. Open one for that conversation.",
                 code="wrong_conversation",
@@ -187,12 +196,32 @@ class _Socket:
             raise InvalidRequest(
                 f"This socket follows {_MOST_RUNS} runs already. Wait for one to end.", code="too_many_runs", status=429
             )
-        accepted = await self._runs.start(await self._requests.new_run(self._principal, request, stream=True))
+        accepted = await self._accept(frame, conversation_id)
         self._conversation_id = accepted.conversation_id
         self._last_run = accepted.run_id
         if frame.on_disconnect == "cancel":
             self._to_cancel.add(accepted.run_id)
-        self._follow(accepted.run_id, START)
+        if not (accepted.replayed and accepted.run_id in self._following):  # else its events are on their way
+            self._follow(accepted.run_id, START)
+
+    async def _accept(self, frame: MessageFrame, conversation_id: str | None) -> Accepted:
+        """The message's run: a new one, or the one that an earlier message with its key has made."""
+        try:
+            return await self._begin(frame, conversation_id)
+        except InvalidRequest as error:
+            if error.code != "idempotency_key_reused" or frame.conversation_id or conversation_id is None:
+                raise
+            reused = error
+        # It may be the message this conversation began with, which had none then.
+        earlier = await self._begin(frame, None)
+        if not earlier.replayed or earlier.conversation_id != conversation_id:
+            raise reused
+        return earlier
+
+    async def _begin(self, frame: MessageFrame, conversation_id: str | None) -> Accepted:
+        request = frame.request(conversation_id)
+        new = await self._requests.new_run(self._principal, request, stream=True, idempotency_key=frame.idempotency_key)
+        return await self._runs.start(new)
 
     def _forget_ended(self) -> None:
         self._following = {name: task for name, task in self._following.items() if not task.done()}
@@ -208,6 +237,8 @@ class _Socket:
             async for batch in self._runs.follow(self._principal, run_id, after):
                 for event in batch:
                     await self._send({"id": event.id, "run_id": run_id, "type": event.type, "data": event.data})
+                    del event
+                del batch  # a socket that waits keeps nothing of what it has sent
             self._to_cancel.discard(run_id)
         except PilothouseError as error:
             await self._send_error(error)
