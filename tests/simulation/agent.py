@@ -66,14 +66,15 @@ class Stage:
         self.agent: ServedAgent = self.registry.add(
             Agent(model, name="scripted", tools=[self._tool(*item) for item in TOOLS.items()])
         )
-        self.gateway = ModelGateway(
-            self.settings, {}, retries=Retries(attempts=3, jitter=lambda: self._here.code_rng.random())
-        )
+        self.gateway = ModelGateway(self.settings, {}, retries=Retries(attempts=3, jitter=self._jitter))
 
     @property
     def _here(self) -> "World":
         assert self.world is not None
         return self.world
+
+    def _jitter(self) -> float:
+        return self._here.code_rng.random()
 
     def _tool(self, name: str, policy: tuple[Effect, InDoubt, bool]) -> Callable[..., Any]:
         effect, in_doubt, approval = policy
@@ -82,7 +83,8 @@ class Stage:
         async def act(key: str) -> str:
             """Do it."""
             call, run = current_tool_call(), current_run.get()
-            assert call is not None and run is not None
+            assert call is not None
+            assert run is not None
             await self._here.work(
                 run, "tool", name, call.call_id, key=call.idempotency_key, hangs=self._here.plan.tool_hangs
             )
@@ -159,4 +161,3 @@ def results_in(message: ModelMessage) -> list[str]:
 async def forever() -> None:
     """Never answers."""
     await asyncio.get_running_loop().create_future()
-

@@ -47,7 +47,7 @@ class Connection:
         self._last = 0.0
         node.requests.add(self._end)
         self._task = node.begin(self._serve(run_id, after))
-        self._task.add_done_callback(lambda task: self._served(task))
+        self._task.add_done_callback(self._served)
 
     async def batches(self) -> AsyncIterator[list[RunEvent]]:
         try:
@@ -164,7 +164,8 @@ class Callers:
     def _script(self) -> str:
         rng = self._world.rng
         rounds = [
-            ",".join(rng.choice(list(TOOLS)) for _ in range(rng.choice((1, 1, 2)))) for _ in range(rng.choice((0, 1, 2)))
+            ",".join(rng.choice(list(TOOLS)) for _ in range(rng.choice((1, 1, 2))))
+            for _ in range(rng.choice((0, 1, 2)))
         ]
         return "/".join(rounds)
 
@@ -208,7 +209,8 @@ class Callers:
             yield batch
 
     def _given_up(self, sent: Sent) -> bool:
-        return sent.ignored and self._world.checks.state(sent.run_id) in ("awaiting_input", "queued")
+        checks = self._world.checks
+        return (sent.ignored and checks.state(sent.run_id) == "awaiting_input") or checks.behind_a_question(sent.run_id)
 
     async def _answer(self, sent: Sent) -> None:
         world, rng = self._world, self._world.rng

@@ -10,7 +10,7 @@ from tests.simulation.agent import TOOLS, results_in
 from tests.simulation.callers import Sent
 from tests.simulation.virtual import EPOCH_SECONDS
 
-from pilothouse.runs.events import START, RunEvent, EventRow, from_rows
+from pilothouse.runs.events import START, EventRow, RunEvent, from_rows
 from pilothouse.runs.service import Cancelled
 from pilothouse.runs.states import NEXT, TERMINAL
 
@@ -100,7 +100,7 @@ class Checks:
         self._held_is_alive()
 
     def _run_changed(
-        self, node: "Node", run_id: str, old: str, new: str, before: int, after: int, had: str | None, has: str | None
+        self, node: "Node", run_id: str, old: str, new: str, before: int, after: int, had: str | None
     ) -> None:
         world = self._world
         if old != new or before != after:
@@ -159,9 +159,13 @@ class Checks:
         if work.run_id in self._acknowledged:
             world.fail("P5", f"{what} begins after an acknowledged cancel")
         for other in world.ledger:
-            if other.conversation_id == work.conversation_id and other.ended is None and not other.excused:
-                if (other.run_id, other.attempt) != (work.run_id, work.attempt):
-                    world.fail("P6", f"{what} begins while {other.kind} {other.ref} of {other.run_id[-4:]} goes on")
+            if (
+                other.conversation_id == work.conversation_id
+                and other.ended is None
+                and not other.excused
+                and (other.run_id, other.attempt) != (work.run_id, work.attempt)
+            ):
+                world.fail("P6", f"{what} begins while {other.kind} {other.ref} of {other.run_id[-4:]} goes on")
         same = [w for w in world.ledger if (w.run_id, w.kind, w.ref) == (work.run_id, work.kind, work.ref)]
         if any(w.attempt == work.attempt and w.outcome in ("done", "open") for w in same):
             world.fail("P2", f"{what} begins twice in one attempt")

@@ -90,3 +90,12 @@ def _disaster(rng: random.Random, quiet_at: float) -> Disaster:
         "pause": rng.choice((2, 9, 11, 13, 30)),
     }.get(kind) or rng.choice((1, 4, 8, 12, 20))
     return Disaster(rng.uniform(0, quiet_at * 0.9), kind, rng.choice(SLOTS), seconds, rng.random() < 0.4)
+
+
+def without(plan: Plan, kinds: set[str]) -> Plan:
+    """The same plan, less some kinds of fault: to look behind a defect that is known."""
+    plan.rates = {kind: rate for kind, rate in plan.rates.items() if kind not in kinds}
+    plan.disasters = [disaster for disaster in plan.disasters if disaster.kind not in kinds]
+    if "skew" in kinds:
+        plan.skews = dict.fromkeys(SLOTS, 0.0)
+    return plan

@@ -3,7 +3,6 @@
 import gc
 
 from tests.simulation.agent import Stage
-from tests.simulation.plan import Plan
 from tests.simulation.store import Store
 from tests.simulation.world import World
 
@@ -18,12 +17,12 @@ class Simulator:
         self._store = Store()
         self._played = 0
 
-    def play(self, seed: int, *, plan: Plan | None = None) -> World:
+    def play(self, seed: int, *, leave_out: set[str] | None = None) -> World:
         """The world after a seed was played: its `violation`, its `trace`."""
         enabled = gc.isenabled()
         gc.disable()  # a collection at an instant that no seed decides could wake what waits for the end of a generator
         try:
-            world = World(seed, self._stage, self._store, plan=plan)
+            world = World(seed, self._stage, self._store, leave_out=leave_out)
             world.run()
         finally:
             self._played += 1

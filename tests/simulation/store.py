@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, create_engine
@@ -12,14 +13,15 @@ from tests.simulation.virtual import EPOCH_SECONDS, Clock
 from pilothouse.db.migrate import upgrade_schema
 
 _JULIAN_EPOCH = 2440587.5
-_WATCHED = (
-    # name, table, event, what is called
-    ("sim_runs", "AFTER UPDATE OF state, attempt ON main.runs", "sim_run(new.id, old.state, new.state, old.attempt, "
-     "new.attempt, old.lease_owner, new.lease_owner)"),
-    ("sim_steps", "AFTER UPDATE OF state ON main.steps WHEN new.state = 'approved'", "sim_approved(new.run_id, "
-     "new.call_id)"),
-    ("sim_events", "AFTER INSERT ON main.run_events", "sim_event(new.run_id, new.attempt, new.seq, new.type)"),
-)  # fmt: skip
+_WATCHED = {
+    "on_run": (
+        "UPDATE OF state, attempt ON main.runs",
+        "new.id, old.state, new.state, old.attempt, new.attempt, old.lease_owner",
+    ),
+    "on_event": ("INSERT ON main.run_events", "new.run_id, new.attempt, new.seq, new.type"),
+    "on_approved": ("UPDATE OF state ON main.steps WHEN new.state = 'approved'", "new.run_id, new.call_id"),
+}
+"""What is told to the watcher: after which change, which values."""
 
 
 class Watcher(Protocol):
@@ -66,15 +68,11 @@ class Store:
         self._template.backup(self.raw)
         self._clock = Clock()
         self.connection: Connection = self._engine.connect()
-        self.on_run: Callable[..., None] = _nothing
-        self.on_event: Callable[..., None] = _nothing
-        self.on_approved: Callable[..., None] = _nothing
+        self._watcher: Watcher | None = None
         self.raw.create_function("julianday", 1, self._julianday)
-        self.raw.create_function("sim_run", 7, lambda *values: self.on_run(*values))
-        self.raw.create_function("sim_event", 4, lambda *values: self.on_event(*values))
-        self.raw.create_function("sim_approved", 2, lambda *values: self.on_approved(*values))
-        for name, when, call in _WATCHED:
-            self.raw.execute(f"CREATE TEMP TRIGGER {name} {when} BEGIN SELECT {call}; END")
+        for name, (change, values) in _WATCHED.items():
+            self.raw.create_function(f"sim_{name}", -1, partial(self._tell, name))
+            self.raw.execute(f"CREATE TEMP TRIGGER sim_{name} AFTER {change} BEGIN SELECT sim_{name}({values}); END")
         self._tables = [
             row[0]
             for row in self.raw.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")
@@ -83,12 +81,12 @@ class Store:
 
     def reset(self, clock: Clock, watcher: Watcher) -> None:
         """An empty database on this clock. The watcher is called inside transactions, which may be rolled back."""
-        self._clock = clock
+        self._clock, self._watcher = clock, None
         self.raw.execute("PRAGMA foreign_keys=OFF")
         for table in self._tables:
             self.raw.execute(f"DELETE FROM {table}")
         self.raw.execute("PRAGMA foreign_keys=ON")
-        self.on_run, self.on_event, self.on_approved = watcher.on_run, watcher.on_event, watcher.on_approved
+        self._watcher = watcher
 
     def read(self, unit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.raw.execute("BEGIN")
@@ -110,6 +108,10 @@ class Store:
         """What the database holds, seen from outside the simulation."""
         return self.raw.execute(statement, values).fetchall()
 
+    def _tell(self, what: str, *values: Any) -> None:
+        if self._watcher is not None:
+            getattr(self._watcher, what)(*values)
+
     def _rollback(self) -> None:
         if self.raw.in_transaction:
             self.raw.execute("ROLLBACK")
@@ -118,7 +120,3 @@ class Store:
     def _julianday(self, _when: str) -> float:
         # The server's own clock; no node's. Half a millisecond more, as the cast that follows cuts.
         return _JULIAN_EPOCH + (EPOCH_SECONDS + self._clock.now + 0.0005) / 86_400
-
-
-def _nothing(*_values: Any) -> None:
-    pass

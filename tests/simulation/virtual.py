@@ -96,8 +96,8 @@ class SimLoop(asyncio.BaseEventLoop):
     def drop(self) -> None:
         """End as the end of a process does, then let go of what is left.
 
-        The owner marks the process as dead first: its database, its ledger and the network take nothing any more. Python
-        runs the `finally` blocks of coroutines it lets go of; here they run in order, in their own tasks.
+        The owner marks the process as dead first: its database, its ledger and the network take nothing any more.
+        Python runs the `finally` blocks of coroutines it lets go of; here they run in order, in their own tasks.
         """
         self.set_exception_handler(lambda _loop, _context: None)
         with self.entered():

@@ -12,7 +12,7 @@ from tests.simulation.agent import RUN_SECONDS, Stage, forever
 from tests.simulation.callers import Callers
 from tests.simulation.checks import Checks
 from tests.simulation.node import Node
-from tests.simulation.plan import EXPIRY_SECONDS, REAP_SECONDS, SLOTS, Disaster, Plan, make_plan
+from tests.simulation.plan import EXPIRY_SECONDS, REAP_SECONDS, SLOTS, Disaster, make_plan, without
 from tests.simulation.store import Store
 from tests.simulation.virtual import Clock, Recorder, SimLoop, virtual_process
 
@@ -63,13 +63,13 @@ class Work:
 class World:
     """Everything of one seed. `run` plays it; `violation` is the first promise broken, or None."""
 
-    def __init__(self, seed: int, stage: Stage, store: Store, *, plan: Plan | None = None) -> None:
+    def __init__(self, seed: int, stage: Stage, store: Store, *, leave_out: set[str] | None = None) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.code_rng = random.Random(seed * 7919 + 1)
         self.stage = stage
         self.store = store
-        self.plan = plan or make_plan(self.rng)
+        self.plan = without(make_plan(self.rng), leave_out or set())
         self.clock = Clock()
         self.trace: list[tuple[float, str, str]] = []
         self.violation: Violation | None = None
@@ -318,9 +318,7 @@ class World:
 
     # --- the outside world: models, tools ---
 
-    async def work(
-        self, run: ActiveRun, kind: str, name: str, ref: str, *, key: str = "", hangs: float = 0
-    ) -> Work:
+    async def work(self, run: ActiveRun, kind: str, name: str, ref: str, *, key: str = "", hangs: float = 0) -> Work:
         """Do something outside that takes a while, under the eyes of the ledger."""
         node = self._current
         assert node is not None
@@ -342,7 +340,7 @@ class World:
         try:
             if self.rng.random() < hangs:
                 await forever()
-            await asyncio.sleep(self.rng.choice((0, 0.05, 0.3, 1, 3)))
+            await asyncio.sleep(self.rng.choice((0, 0.05, 0.3, 1, 2)))
         except asyncio.CancelledError:
             if not node.dead:
                 work.ended, work.outcome = self.clock.now, "stopped"
@@ -355,8 +353,8 @@ class World:
     async def pause_in_stream(self, run: ActiveRun) -> None:
         """Between two pieces of a streamed answer."""
         del run
-        if self.rng.random() < 0.3:
-            await asyncio.sleep(self.rng.choice((0.01, 0.2)))
+        if self.rng.random() < 0.5:
+            await asyncio.sleep(self.rng.choice((0.01, 0.2, 0.7)))
 
     # --- requests ---
 
