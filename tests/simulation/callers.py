@@ -1,7 +1,7 @@
 """The callers of a simulation: they send, follow, leave, come back elsewhere, answer and cancel."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from pilothouse.idempotency.repository import KeyUse
 from pilothouse.identity.principal import local_principal
 from pilothouse.runs.admit import NewRun
 from pilothouse.runs.events import START, EventPlace, RunEvent
-from pilothouse.runs.states import TERMINAL
+from pilothouse.runs.states import TERMINAL, OnBusy
 
 if TYPE_CHECKING:
     from tests.simulation.node import Node
@@ -85,7 +85,12 @@ class Callers:
         self._world = world
         self._tasks: list[asyncio.Task[Any]] = []
         self._conversations: list[str] = []
+        self._story: Callable[[Callers], Awaitable[None]] | None = None
         self.sent: list[Sent] = []
+
+    def follow_story(self, story: "Callable[[Callers], Awaitable[None]]") -> None:
+        """One caller that does this, instead of those of the plan."""
+        self._story = story
 
     @property
     def done(self) -> bool:
@@ -93,6 +98,9 @@ class Callers:
 
     def begin(self) -> None:
         with self._world.outside.entered():
+            if self._story is not None:
+                self._do(self._story(self))
+                return
             for number in range(self._world.plan.clients):
                 self._do(self._caller(number))
 
@@ -133,21 +141,44 @@ class Callers:
     # --- what one caller does ---
 
     async def _send(self, name: str, conversation: str | None) -> Sent | None:
+        rng = self._world.rng
+        return await self.send(
+            name,
+            self._script(),
+            conversation=conversation,
+            on_busy=rng.choice(("reject", "queue", "queue", "interrupt")),
+            stream=rng.random() < 0.5,
+            waits=rng.random() < 0.2,
+            ignored=rng.random() < 0.05,
+        )
+
+    async def send(
+        self,
+        name: str,
+        script: str,
+        *,
+        conversation: str | None = None,
+        on_busy: OnBusy = "queue",
+        stream: bool = False,
+        waits: bool = False,
+        ignored: bool = False,
+        slot: str | None = None,
+    ) -> Sent | None:
+        """Send a message until it is accepted, always with the same key; None if it is turned away."""
         world, rng = self._world, self._world.rng
         new = NewRun(
             principal=ME,
             agent=world.stage.agent,
-            message=f"{name} {self._script()}",
+            message=f"{name} {script}",
             conversation_id=conversation,
-            on_busy=rng.choice(("reject", "queue", "queue", "interrupt")),
-            stream=rng.random() < 0.5,
+            on_busy=on_busy,
+            stream=stream,
             key_use=KeyUse(ME.tenant, ME.subject, name, "/v1/chat", name),
         )
-        waits = rng.random() < 0.2
         while True:
             try:
                 accepted = await world.request(
-                    self._slot(), lambda node: _start(node, new, waits=waits), patience=rng.choice((3, 10, 40))
+                    slot or self._slot(), lambda node: _start(node, new, waits=waits), patience=rng.choice((3, 10, 40))
                 )
             except (ConnectionError, Unavailable):
                 await asyncio.sleep(rng.choice((0.05, 0.5, 2)))
@@ -156,7 +187,7 @@ class Callers:
                 world.note(f"{name} is turned away: {error.code}")
                 return None
             world.note(f"{name} is accepted", run=accepted.run_id[-4:], state=accepted.state)
-            sent = Sent(name, accepted.run_id, accepted.conversation_id, new.stream, ignored=rng.random() < 0.05)
+            sent = Sent(name, accepted.run_id, accepted.conversation_id, stream, ignored)
             world.checks.accepted(sent)
             self.sent.append(sent)
             return sent

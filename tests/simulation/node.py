@@ -167,8 +167,8 @@ class Call:
         self._sent = world.clock.now
         self.abandoned = False
         self.future: asyncio.Future[Any] = node.loop.create_future()
-        self._fate = world.fate_of_call(node)
-        world.after(world.latency() + (world.rng.uniform(0.5, 4) if self._fate == "slow" else 0), self._arrive)
+        self._fate = world.fate_of_call(node, self._name)
+        world.after(world.latency() + self._slowness("slow"), self._arrive)
 
     def _arrive(self) -> None:
         world, node, fate = self._world, self._node, self._fate
@@ -182,8 +182,7 @@ class Call:
             self._shown += f" ({fate})"
             self._fail_later(hangs=fate == "hangs")
             return
-        if fate == "crash_before":
-            world.crash(node)
+        if fate == "crash_before" and world.crash(node):
             return
         if fate == "pause_before":
             world.pause(node, world.pause_seconds())
@@ -196,12 +195,14 @@ class Call:
             self._shown += f" ({fate})"
             self._fail_later(hangs=fate == "hangs_written")
             return
-        if fate == "crash_after":
-            world.crash(node)
+        if fate == "crash_after" and world.crash(node):
             return
         if fate == "pause_after":
             world.pause(node, world.pause_seconds())
-        world.after(world.latency(), lambda: self._settle(result, error))
+        world.after(world.latency() + self._slowness("late"), lambda: self._settle(result, error))
+
+    def _slowness(self, fate: str) -> float:
+        return self._world.rng.uniform(*self._world.plan.slowness) if self._fate == fate else 0
 
     def _fail_later(self, *, hangs: bool) -> None:
         self._world.note(self._shown, node=self._node)

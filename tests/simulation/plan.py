@@ -4,7 +4,8 @@ Each seed leaves most kinds out (swarm testing, Groce et al. 2012): faults that 
 """
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 HEARTBEAT_SECONDS = 3.0
 EXPIRY_SECONDS = 10.0
@@ -14,7 +15,8 @@ CALL_LIMIT_SECONDS = 5.0
 
 SLOTS = ("a", "b")
 CALL_FAULTS = (
-    "slow",
+    "slow",  # done late
+    "late",  # done at once, but answered late
     "refused",  # Unavailable, nothing was written
     "unanswered",  # Unavailable, but written
     "hangs",  # nothing written; Unavailable when the adapter gives up
@@ -26,6 +28,10 @@ CALL_FAULTS = (
 )
 _RATES = (0.01, 0.03, 0.1, 0.3)
 _DISASTERS = ("crash", "pause", "deploy", "outage", "partition", "both_crash")
+
+
+Script = Callable[[float, str, str], str | None]
+"""From the time, the slot of the caller and the name of the unit of work to a fault, or None."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,11 @@ class Plan:
     skews: dict[str, float]
     clients: int
     messages: int
-    most_deaths: int = field(default=4)
+    most_deaths: int = 4
+    pauses: tuple[float, ...] = (2, 9, 11, 13, 30)
+    slowness: tuple[float, float] = (0.5, 4)
+    script: Script | None = None
+    """Decides before the rates do; for tests of one story."""
 
 
 def make_plan(rng: random.Random) -> Plan:

@@ -23,7 +23,7 @@ def simulator() -> Simulator:
 
 
 def digest(simulator: Simulator, seed: int) -> str:
-    return hashlib.sha256(simulator.readable(simulator.play(seed)).encode()).hexdigest()
+    return hashlib.sha256(simulator.readable(simulator.play(seed), whole=True).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

@@ -12,7 +12,7 @@ from tests.simulation.agent import RUN_SECONDS, Stage, forever
 from tests.simulation.callers import Callers
 from tests.simulation.checks import Checks
 from tests.simulation.node import Node
-from tests.simulation.plan import EXPIRY_SECONDS, REAP_SECONDS, SLOTS, Disaster, make_plan, without
+from tests.simulation.plan import EXPIRY_SECONDS, REAP_SECONDS, SLOTS, Disaster, Plan, make_plan
 from tests.simulation.store import Store
 from tests.simulation.virtual import Clock, Recorder, SimLoop, virtual_process
 
@@ -63,13 +63,13 @@ class Work:
 class World:
     """Everything of one seed. `run` plays it; `violation` is the first promise broken, or None."""
 
-    def __init__(self, seed: int, stage: Stage, store: Store, *, leave_out: set[str] | None = None) -> None:
+    def __init__(self, seed: int, stage: Stage, store: Store, plan: Plan | None = None) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.code_rng = random.Random(seed * 7919 + 1)
         self.stage = stage
         self.store = store
-        self.plan = without(make_plan(self.rng), leave_out or set())
+        self.plan = plan or make_plan(self.rng)
         self.clock = Clock()
         self.trace: list[tuple[float, str, str]] = []
         self.violation: Violation | None = None
@@ -198,8 +198,10 @@ class World:
         self.checks.end_transaction(committed=error is None and writes)
         return result, error
 
-    def fate_of_call(self, node: Node) -> str:
+    def fate_of_call(self, node: Node, name: str) -> str:
         """What happens to a call of the database."""
+        if self.plan.script is not None and (scripted := self.plan.script(self.clock.now, node.slot, name)) is not None:
+            return scripted
         if not self.faulty or node.stopping:
             return "ok"
         drawn = self.rng.random()
@@ -226,12 +228,13 @@ class World:
         self.nodes.append(node)
         self.note("starts", node=node)
 
-    def crash(self, node: Node, *, restart_seconds: float | None = None) -> None:
-        """kill -9."""
+    def crash(self, node: Node, *, restart_seconds: float | None = None) -> bool:
+        """kill -9; False if there have been enough deaths."""
         if node.dead or not self.faulty or self._deaths >= self.plan.most_deaths:
-            return
+            return node.dead
         self._deaths += 1
         self._end_process(node, restart_seconds or self.rng.choice((0.3, 2, 14)))
+        return True
 
     def end_process(self, node: Node, *, restart_seconds: float) -> None:
         """The process ends by itself; another starts in its place."""
@@ -265,7 +268,7 @@ class World:
         self.at(min(self.clock.now + seconds, max(self.plan.quiet_at, self.clock.now)), lambda: self._go_on(node))
 
     def pause_seconds(self) -> float:
-        return self.rng.choice((2, 9, 11, 13, 30))
+        return self.rng.choice(self.plan.pauses)
 
     def _go_on(self, node: Node) -> None:
         if node.paused:
