@@ -178,9 +178,12 @@ class Callers:
         while True:
             try:
                 accepted = await world.request(
-                    slot or self._slot(), lambda node: _start(node, new, waits=waits), patience=rng.choice((3, 10, 40))
+                    slot or self._slot(),
+                    lambda node, waits=waits: _start(node, new, waits=waits),
+                    patience=rng.choice((3, 10, 40)),
                 )
             except (ConnectionError, Unavailable):
+                waits = False
                 await asyncio.sleep(rng.choice((0.05, 0.5, 2)))
                 continue
             except (Conflict, TooMany) as error:

@@ -59,9 +59,12 @@ class Checks:
     def behind_a_question(self, run_id: str) -> bool:
         """Whether the run waits behind one whose question nobody will answer."""
         ignored = [sent.run_id for sent in self._world.callers.sent if sent.ignored]
-        return self.state(run_id) == "queued" and any(
-            self.state(other) == "awaiting_input" and self.waiting(other) for other in ignored
+        before = self._world.store.rows(
+            "SELECT o.id FROM runs o JOIN runs r ON o.conversation_id = r.conversation_id "
+            "WHERE r.id = ? AND r.state = 'queued' AND o.state = 'awaiting_input'",
+            run_id,
         )
+        return any(row[0] in ignored and self.waiting(row[0]) for row in before)
 
     def settled(self) -> bool:
         now = self._world.clock.now

@@ -42,7 +42,7 @@ class Simulator:
         finally:
             self._played += 1
             if self._played % _COLLECT_EVERY == 0:
-                gc.collect()
+                gc.collect(1)  # the older ones are modules and caches
             if enabled:
                 gc.enable()
         return world

@@ -11,6 +11,7 @@ from sqlalchemy.pool import StaticPool
 from tests.simulation.virtual import EPOCH_SECONDS, Clock
 
 from pilothouse.db.migrate import upgrade_schema
+from pilothouse.runs import repository
 
 _JULIAN_EPOCH = 2440587.5
 _WATCHED = {
@@ -69,6 +70,8 @@ class Store:
         self._clock = Clock()
         self.connection: Connection = self._engine.connect()
         self._watcher: Watcher | None = None
+        self._known: dict[Any, Any] = {}
+        self._known_at = -1
         self.raw.create_function("julianday", 1, self._julianday)
         for name, (change, values) in _WATCHED.items():
             self.raw.create_function(f"sim_{name}", -1, partial(self._tell, name))
@@ -89,6 +92,18 @@ class Store:
         self._watcher = watcher
 
     def read(self, unit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a unit of work that only reads. What can't have changed since it was last asked is not asked again."""
+        if unit.__module__ != repository.__name__:
+            return self._read(unit, *args, **kwargs)  # its result may depend on the time too
+        if self._known_at != self.raw.total_changes:
+            self._known.clear()
+            self._known_at = self.raw.total_changes
+        key = (unit, args, tuple(kwargs.items()))
+        if key not in self._known:
+            self._known[key] = self._read(unit, *args, **kwargs)
+        return self._known[key]
+
+    def _read(self, unit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.raw.execute("BEGIN")
         try:
             return unit(self.connection, *args, **kwargs)
