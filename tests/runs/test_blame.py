@@ -1,6 +1,7 @@
 """Which run is blamed for the end of a process: only one that executed alone, with a tool at work, again and again."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from pydantic_ai import Agent
@@ -10,6 +11,7 @@ from sqlalchemy import update
 from tests.support.node import Node
 
 from pilothouse.engine import repository as engine_rows
+from pilothouse.errors import Conflict, NotFound
 from pilothouse.identity.principal import local_principal
 from pilothouse.runs import execute, repository
 from pilothouse.runs.admit import admit
@@ -213,3 +215,54 @@ async def test_a_run_stopped_while_it_waits_beside_a_suspect_is_stopped(node, ga
         assert (await node.runs.cancel(ME, accepted.run_id)).state == "cancelled"
     gate.let_go("suspect")
     await asyncio.gather(*node.executor._tasks.values())
+
+
+async def parked(node):
+    run_id = await orphan(node, "guilty", tool_at_work=True, crashes=5, crashes_alone=3, isolated=True)
+    await reaper_of(node).once()
+    assert (await ended(node, run_id)).data["error"]["code"] == "poisoned"
+    await asyncio.gather(*node.executor._tasks.values())
+    return run_id
+
+
+async def test_an_operator_releases_a_parked_run_and_it_goes_on_where_it_was(node, gate):
+    run_id = await parked(node)
+    row = await node.runs.release(ME, run_id)
+    assert (row.state, row.error, row.crashes_alone) == ("running", None, 0)
+    assert await reaper_of(node).once() == 1
+    await gate.until_asked("guilty")
+    gate.let_go("guilty")
+    await asyncio.gather(*node.executor._tasks.values())
+    rows = await node.database.read(repository.read_events, run_id, after=(0, 0), limit=100)
+    types = [row.type for row in rows]
+    assert types.index("run.failed") < types.index("run.released") < types.index("run.completed")
+    assert [(row.attempt, row.number) for row in rows] == sorted({(row.attempt, row.number) for row in rows})
+
+
+async def test_what_is_not_parked_is_not_released(node, gate):
+    accepted = await node.start("hello")
+    await gate.until_asked("hello")
+    for _ in range(2):
+        with pytest.raises(Conflict) as caught:
+            await node.runs.release(ME, accepted.run_id)
+        assert caught.value.code == "not_parked"
+        if not gate.asked["hello"].done():
+            gate.let_go("hello")
+            await accepted.task
+
+
+async def test_a_parked_run_whose_conversation_has_gone_on_is_not_released(node, gate):
+    run_id = await parked(node)
+    row = await row_of(node, run_id)
+    later = await node.start("later", conversation_id=row.conversation_id)
+    await gate.until_asked("later")
+    with pytest.raises(Conflict):
+        await node.runs.release(ME, run_id)
+    gate.let_go("later")
+    await later.task
+
+
+async def test_another_tenant_has_no_such_run(node):
+    run_id = await parked(node)
+    with pytest.raises(NotFound):
+        await node.runs.release(replace(ME, tenant="other"), run_id)

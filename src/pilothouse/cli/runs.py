@@ -39,6 +39,14 @@ def show_run(run_id: RunId, url: ServerUrl = DEFAULT_URL, token: Token = None, a
     action(url, token, run_id, as_json=as_json)
 
 
+@app.command("release")
+def release_run(run_id: RunId, url: ServerUrl = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
+    """Let a run go on that was parked (`poisoned`) because server processes ended under it."""
+    from pilothouse.cli.actions.runs import release_run as action  # noqa: PLC0415 - loaded on use
+
+    action(url, token, run_id, as_json=as_json)
+
+
 @app.command("cancel")
 def cancel_run(run_id: RunId, url: ServerUrl = DEFAULT_URL, token: Token = None, as_json: AsJson = False) -> None:
     """Stop a run; says what took effect before it stopped."""

@@ -24,6 +24,7 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 Reader = Annotated[Principal, Scoped("runs:read")]
 Writer = Annotated[Principal, Scoped("runs:write")]
+Operator = Annotated[Principal, Scoped("runs:release")]
 RunId = Annotated[str, Path(min_length=1, max_length=40, description="As `run_id` in answers and events.")]
 
 _EVENTS_LIMIT = 500
@@ -121,6 +122,19 @@ async def cancel_run(run_id: RunId, principal: Writer, runs: RunService) -> Canc
             "already_finished": done.already_finished,
         }
     )
+
+
+@router.post(
+    "/{run_id}/release",
+    summary="Let a parked run go on",
+    status_code=202,
+    responses=problem_responses(401, 403, 404, 409, 422, 503),
+)
+async def release_run(run_id: RunId, principal: Operator, runs: RunService) -> RunOut:
+    """For operators: anybody's run of the tenant that failed with `poisoned` goes on where its transcript ends. Calls
+    that were open then have a result that says so. 409 `not_parked` for any other run.
+    """
+    return RunOut.model_validate(run_document(await runs.release(principal, run_id)))
 
 
 @router.post(

@@ -52,13 +52,16 @@ def stalled(tool: str, repeats: int) -> RunFailure:
     )
 
 
+POISONED = "poisoned"
+
+
 def poisoned(crashes: int) -> RunFailure:
     """The run took its process down again and again."""
     return RunFailure(
-        f"The server process ended unexpectedly {crashes} times while it executed this run, so it was stopped. "
-        "Look for what the run's last tool does to the process.",
+        f"The server process ended {crashes} times while a tool of this run was the only thing it executed, so the run "
+        "was stopped. Look for what its last tool does to the process; then an operator may release the run.",
         category="fatal",
-        code="poisoned",
+        code=POISONED,
         status=500,
     )
 

@@ -389,6 +389,6 @@ class Executor:
         except Unavailable as away:
             log.warning("run_left_to_reaper", run_id=run_id, reason=away.message)
             return
-        self._live.look(run_id)
+        self._live.changed(run_id)
         if following is not None and not self.stopping:
             self._soon(following, states=("queued",))

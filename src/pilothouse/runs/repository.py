@@ -49,6 +49,11 @@ def get_run(connection: Connection, tenant: str, owner: str, run_id: str) -> Row
     ).first()
 
 
+def get_run_of_tenant(connection: Connection, tenant: str, run_id: str) -> Row[Any] | None:
+    """A run of anybody in a tenant: for its operators."""
+    return connection.execute(select(runs).where(runs.c.id == run_id, runs.c.tenant == tenant)).first()
+
+
 def get_run_for_executor(connection: Connection, run_id: str) -> Row[Any] | None:
     """A run by id alone: for the process that executes it, never for a caller."""
     return connection.execute(select(runs).where(runs.c.id == run_id)).first()

@@ -21,7 +21,8 @@ from pilothouse.runs.admit import Admitted, NewRun, admit
 from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.clean import column_text
 from pilothouse.runs.end import end_by_rows
-from pilothouse.runs.events import EventPlace, RunEvent
+from pilothouse.runs.errors import POISONED
+from pilothouse.runs.events import EventPlace, RunEvent, to_rows
 from pilothouse.runs.execute import CANCELLED_BY_CALLER, Executor
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.prepare import instructions_of
@@ -247,6 +248,22 @@ class Runs:
         if whose is None or (whose.tenant, whose.subject) != (principal.tenant, principal.subject):
             await self.get(principal, run_id)
 
+    async def release(self, principal: Principal, run_id: str) -> Row[Any]:
+        """Let a run of the caller's tenant go on that was parked because processes ended under it.
+
+        Calls that were open when it was parked have a result that says so; they are not made again by themselves.
+
+        Raises:
+            NotFound: the tenant has no such run.
+            Conflict: it is not parked, or its conversation has gone on.
+        """
+        row = await self._database.write(_release, principal.tenant, run_id)
+        if row is None:
+            raise _no_run()
+        self._follower.changed(run_id)
+        self._wakeups.reapers_look()
+        return row
+
     async def _interrupt(self, principal: Principal, admitted: Admitted) -> None:
         """Stop what stood in the way; the run that asked for it starts when they have stopped."""
         for run_id in reversed(admitted.to_interrupt):  # the active one last, or its end would start the next of them
@@ -325,6 +342,21 @@ def _decide(connection: Connection, run_id: str, call_id: str, state: str) -> bo
     if step.state == "waiting":
         repository.set_step_state(connection, run_id, step.number, state=state, from_states=("waiting",))
     return run_state == "awaiting_input" and not repository.anything_waits(connection, run_id)
+
+
+def _release(connection: Connection, tenant: str, run_id: str) -> Row[Any] | None:
+    row = ownership_repository.release(connection, tenant, run_id, code=POISONED)
+    if row is None:
+        if repository.get_run_of_tenant(connection, tenant, run_id) is None:
+            return None
+        raise Conflict(
+            f"Run {run_id} can't be released: it is not parked ({POISONED}), or its conversation has gone on. "
+            "Fork it to begin it again.",
+            code="not_parked",
+        )
+    event = RunEvent(row.attempt, repository.last_event_number(connection, run_id) + 1, "run.released", {})
+    repository.insert_events(connection, run_id, to_rows([event]), now_ms())
+    return row
 
 
 def _cancel_queued(connection: Connection, run_id: str, reason: str) -> bool:
