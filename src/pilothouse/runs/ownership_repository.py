@@ -103,6 +103,8 @@ def release(connection: Connection, tenant: str, run_id: str, *, code: str) -> R
             error=None,
             crashes=0,
             crashes_alone=0,
+            isolated=False,
+            retry_at=None,
             paused_ms=now - func.coalesce(runs.c.started_at, now),
         )
         .returning(*runs.c)
