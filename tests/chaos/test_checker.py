@@ -10,8 +10,9 @@ import pytest
 from pilothouse.testing.chaos import Violation, check
 from pilothouse.testing.chaos.callers import approves
 from pilothouse.testing.chaos.evidence import Connection, Evidence, Fault, ModelRequest, Seen, Sent, Stop, ToolSpan
-from pilothouse.testing.chaos.figures import figures_of, takeovers
+from pilothouse.testing.chaos.figures import figures_of
 from pilothouse.testing.chaos.scenarios import last_words
+from pilothouse.testing.chaos.takeovers import takeovers
 
 T = 1_800_000_000.0
 TEXT = f"Answer: {last_words('k1')}"

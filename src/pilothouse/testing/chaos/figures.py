@@ -1,15 +1,14 @@
 """The figures of a run of the harness, as a document and as text."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, cast
 
 from pilothouse.testing.chaos.check_work import APART, model_calls, tool_calls
-from pilothouse.testing.chaos.evidence import DATABASE_AWAY, ENDS_A_PROCESS, Evidence, Sent, Violation
+from pilothouse.testing.chaos.evidence import Evidence, Violation
 from pilothouse.testing.chaos.recovery import as_table, orphans_after_lease, recovery_table
 from pilothouse.testing.chaos.scenarios import key_of
+from pilothouse.testing.chaos.takeovers import takeovers
 
 
 def figures_of(evidence: Evidence, violations: Sequence[Violation], *, seconds: float) -> dict[str, Any]:
@@ -79,55 +78,6 @@ def _half_dead(evidence: Evidence) -> dict[str, Any]:
         "orphans_after_lease_seconds": orphans_after_lease(evidence),
         "recovery": recovery_table(evidence),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Takeover:
-    """One process's run in another's hands.
-
-    Attributes:
-        seconds: from the kill of the run's process to the first event of its next attempt, as its caller saw it.
-        faults: what was done to anything in that time, the kill included.
-        database_away: PostgreSQL was down for a part of it, so nobody could take anything over.
-    """
-
-    seconds: float
-    faults: list[str]
-    database_away: bool
-
-
-def takeovers(evidence: Evidence) -> Iterator[Takeover]:
-    """Those that a caller saw."""
-    for message in evidence.sent:
-        events = message.events
-        for before, after in pairwise(events):
-            waited = before.type == "approval.requested"
-            if after.place[0] > before.place[0] > 0 and not waited:
-                hit = _killed_at(evidence, message, since=before.at, until=after.at)
-                if hit is not None:
-                    yield _takeover(evidence, hit, after.at)
-
-
-def _takeover(evidence: Evidence, hit: float, taken: float) -> Takeover:
-    meanwhile = [fault for fault in evidence.faults if fault.at <= taken and (fault.until or taken) >= hit]
-    return Takeover(
-        seconds=taken - hit,
-        faults=[f"{fault.kind} {fault.target} at {fault.at - hit:.1f} s" for fault in meanwhile],
-        database_away=any(fault.target == "postgres" and fault.kind in DATABASE_AWAY for fault in meanwhile),
-    )
-
-
-def _killed_at(evidence: Evidence, message: Sent, *, since: float, until: float) -> float | None:
-    """When the process that last worked on the run was killed, if that is what happened."""
-    work = [(span.started, span.process) for span in evidence.tools if span.run_id == message.run_id]
-    work += [(request.started, request.process) for request in evidence.requests if request.key == message.key]
-    hits: list[float] = []
-    for fault in evidence.faults:
-        last = max((item for item in work if item[0] <= fault.at), default=None)
-        struck = last is not None and last[1] == fault.target and fault.kind in ENDS_A_PROCESS
-        if struck and since - 1 <= fault.at <= until:
-            hits.append(fault.at)
-    return max(hits, default=None)
 
 
 def _in_doubt(evidence: Evidence) -> int:

@@ -60,7 +60,7 @@ def plan_half_dead(
             rng.shuffle(deck)
         kind, detail = deck.pop()
         fault = PlannedFault(
-            kind, rng.choice(processes), rng.uniform(1, 4), rng.uniform(2, 1.6 * lease_seconds), detail
+            kind, rng.choice(processes), rng.uniform(2, 6), rng.uniform(2, 1.6 * lease_seconds), detail
         )
         planned.append(_detailed(fault, rng, single=single))
     return planned

@@ -4,11 +4,15 @@ import asyncio
 import resource
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
-from pilothouse.testing.chaos.faults import PlannedFault
+from pilothouse.testing.chaos.faults import PlannedFault, bring_back
 from pilothouse.testing.cluster import Child
 
+_FEW_BYTES = 4096
+_LOOK_SECONDS = 0.2
 _FAKETIME_PLACES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfaketimeMT.so.1")
 
 
@@ -60,27 +64,65 @@ class Clocks:
 
 
 class FailingWrites:
-    """Files that take no more, as on a full disk, for one process: writes beyond their first bytes fail."""
+    """Files that take no more, as on a full disk, for one of our processes: writes beyond their first bytes fail."""
 
     kinds = frozenset({"no-writes"})
-    _bytes = 4096
 
     def __init__(self, targets: Mapping[str, Child]) -> None:
         self._targets = targets
 
     async def strike(self, planned: PlannedFault) -> None:
         """Let a process's writes fail with EFBIG (Python ignores the signal), and work again after a while."""
-        child = self._targets[planned.target]
-        pid = child.pid
+        pid = self._targets[planned.target].pid
         if pid is None:
             return
-        soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (self._bytes, hard))
+        _limit(pid, _FEW_BYTES)
         try:
             await asyncio.sleep(planned.down)
         finally:
-            if child.pid == pid:
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+            _limit(pid, resource.RLIM_INFINITY)
+
+
+class FullDisk:
+    """The same for the sessions of PostgreSQL. One that can't write its log takes all down, as on a full disk."""
+
+    kinds = frozenset({"full-disk"})
+
+    def __init__(self, postgres: Child) -> None:
+        self._postgres = postgres
+
+    async def strike(self, planned: PlannedFault) -> None:
+        """Let writes of all sessions fail, those to come too, and work again after a while.
+
+        Raises:
+            StartupError: PostgreSQL did not come back.
+        """
+        give_up = monotonic() + planned.down
+        while monotonic() < give_up and self._postgres.pid is not None:
+            for pid in _sessions(self._postgres.pid):
+                _limit(pid, _FEW_BYTES)
+            await asyncio.sleep(_LOOK_SECONDS)
+        for pid in _sessions(self._postgres.pid or 0):
+            _limit(pid, resource.RLIM_INFINITY)
+        if not self._postgres.running:
+            await bring_back(self._postgres)
+
+
+def _sessions(server: int) -> list[int]:
+    """Processes of PostgreSQL that serve a client."""
+    try:
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        titles = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    except OSError:
+        return []  # one of them has just ended; there is a next look
+    return [pid for pid, title in titles.items() if b" pilothouse " in title]
+
+
+def _limit(pid: int, size: int) -> None:
+    """Bound the size of files that a process may write, unless it has ended."""
+    with suppress(ProcessLookupError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size if size != resource.RLIM_INFINITY else hard, hard))
 
 
 CAN_LIMIT_OTHERS = sys.platform == "linux"

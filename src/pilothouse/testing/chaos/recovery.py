@@ -9,6 +9,7 @@ from pilothouse.testing.chaos.check_work import Work, works_by_run
 from pilothouse.testing.chaos.evidence import DATABASE_AWAY, ENDS_A_PROCESS, Document, Evidence, Fault
 from pilothouse.testing.chaos.prober import first_answer
 from pilothouse.testing.chaos.scenarios import key_of
+from pilothouse.testing.chaos.takeovers import takeovers
 
 _EVERYBODY = frozenset({"postgres", "valkey", "model"})
 
@@ -56,7 +57,8 @@ class Orphan:
     """A run whose process was taken from it, and went on elsewhere.
 
     Attributes:
-        seconds: from the fault to the first model request or tool call of another process, or of a new one.
+        seconds: from the fault to the first event of the next attempt, as its caller saw it, or else to the first
+            model request or tool call of another process, or of a new one.
         database_away: PostgreSQL could not be written to for a part of it.
     """
 
@@ -67,25 +69,31 @@ class Orphan:
 
 
 def orphans(evidence: Evidence) -> Iterator[Orphan]:
-    """Those whose going on can be seen in the ledgers; runs that wait for a person left out."""
+    """Those that a caller saw change hands, or whose going on is in the ledgers (if none waits for a person there)."""
+    seen = {(id(item.fault), item.run_id): item for item in takeovers(evidence)}
+    for item in seen.values():
+        yield Orphan(item.fault, item.run_id, item.seconds, item.database_away)
     runs: dict[str, Document] = {
         key: run
         for run in evidence.runs.values()
         if (key := key_of(run["message"])) is not None and " ask" not in run["message"]
     }
     works = works_by_run(evidence, runs)
-    known = {run["id"] for run in runs.values()}
+    known = {run["id"] for run in runs.values()} & works.keys()
     for fault in evidence.faults:
         if not _orphans_runs(fault, evidence.lease_seconds):
             continue
-        for run_id in known & works.keys():
+        for run_id in known:
             at = _went_on(sorted(works[run_id], key=lambda work: work.started), fault)
-            if at is not None:
-                away = any(
-                    other.target == "postgres" and other.kind in DATABASE_AWAY and _touches(other, fault.at, at)
-                    for other in evidence.faults
-                )
-                yield Orphan(fault, run_id, at - fault.at, away)
+            if at is not None and (id(fault), run_id) not in seen:
+                yield Orphan(fault, run_id, at - fault.at, _database_was_away(evidence, fault.at, at))
+
+
+def _database_was_away(evidence: Evidence, since: float, until: float) -> bool:
+    return any(
+        fault.target == "postgres" and fault.kind in DATABASE_AWAY and _touches(fault, since, until)
+        for fault in evidence.faults
+    )
 
 
 def _orphans_runs(fault: Fault, lease_seconds: float) -> bool:

@@ -15,7 +15,7 @@ from pilothouse.testing.chaos.faults import PlannedFault, Striker
 from pilothouse.testing.chaos.ledger import PipedLedger
 from pilothouse.testing.chaos.network import Network, NetworkFaults
 from pilothouse.testing.chaos.postgres_faults import PostgresFaults
-from pilothouse.testing.chaos.process_faults import CAN_LIMIT_OTHERS, Clocks, FailingWrites, faketime
+from pilothouse.testing.chaos.process_faults import CAN_LIMIT_OTHERS, Clocks, FailingWrites, FullDisk, faketime
 from pilothouse.testing.chaos.scenarios import script
 from pilothouse.testing.cluster import Child, Cluster, ClusterPlan, Node, Postgres, Valkey, free_port
 
@@ -172,10 +172,10 @@ async def _surround(plan: StagePlan, stack: AsyncExitStack, model_port: int, led
 
 
 def _missing(clocks: Clocks | None) -> dict[str, str]:
-    missing = {"full-disk": "not yet"}
-    if clocks is None:
-        missing["clock"] = "libfaketime is not installed"
-    return missing if CAN_LIMIT_OTHERS else {**missing, "no-writes": "limits of a process are changed on Linux only"}
+    missing = {} if clocks is not None else {"clock": "libfaketime is not installed"}
+    if not CAN_LIMIT_OTHERS:
+        missing |= dict.fromkeys(("no-writes", "full-disk"), "limits of another process are changed on Linux only")
+    return missing
 
 
 def _strikers(
@@ -189,7 +189,7 @@ def _strikers(
     if plan.cluster:
         postgres = PostgresFaults(Postgres.url_at(surroundings.ports["postgres"]))
         stack.push_async_callback(postgres.close)
-        found.append(postgres)
+        found += [postgres, FullDisk(processes["postgres"])]
     return found
 
 
