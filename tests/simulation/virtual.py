@@ -105,7 +105,7 @@ class SimLoop(asyncio.BaseEventLoop):
                 tasks = asyncio.all_tasks(self)
                 if not tasks:
                     break
-                for task in sorted(tasks, key=lambda task: task.get_name()):
+                for task in sorted(tasks, key=_age):
                     task.cancel()
                 while self._ready:
                     self._run_once()
@@ -122,6 +122,12 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         pass
+
+
+def _age(task: asyncio.Task[Any]) -> tuple[int, str]:
+    """What orders the tasks of a loop in the same way in every process: names given by default hold a number."""
+    kind, _, number = task.get_name().rpartition("-")
+    return (int(number), "") if kind == "Task" else (0, task.get_name())
 
 
 class Recorder:

@@ -256,7 +256,10 @@ class World:
             if work.node is node and work.ended is None:
                 work.ended, work.outcome = self.clock.now, "died"
         self._burying = True
+        drawn = self.rng.getstate(), self.code_rng.getstate()
         node.loop.drop()
+        self.rng.setstate(drawn[0])  # what goes on while Python lets go of a process decides nothing
+        self.code_rng.setstate(drawn[1])
         self._burying = False
 
     def pause(self, node: Node, seconds: float) -> None:
