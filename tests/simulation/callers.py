@@ -46,7 +46,7 @@ class Connection:
         self._node = node
         self._arrived: asyncio.Queue[list[RunEvent] | None] = asyncio.Queue()
         self._last = 0.0
-        node.requests.add(self._end)
+        node.requests[self._end] = None
         self._task = node.begin(self._serve(run_id, after))
         self._task.add_done_callback(self._served)
 
@@ -55,7 +55,7 @@ class Connection:
             while (batch := await self._arrived.get()) is not None:
                 yield batch
         finally:
-            self._node.requests.discard(self._end)
+            self._node.requests.pop(self._end, None)
             if not self._node.dead:
                 self._world.after(self._world.latency(), self._task.cancel)
 

@@ -37,7 +37,7 @@ class Node:
         self.paused = False
         self.ready = False
         self.stopping = False
-        self.requests: set[Callable[[], None]] = set()
+        self.requests: dict[Callable[[], None], None] = {}  # in order, as a set would not be
         self.database = SimDatabase(world, self)
         self.lease: Lease | None = None
         self.generation = 0

@@ -381,7 +381,7 @@ class World:
                 answer.set_exception(ConnectionError("reset"))
 
         def done(task: asyncio.Task[Any]) -> None:
-            node.requests.discard(lost)
+            node.requests.pop(lost, None)
             if node.dead:
                 return
             error = None if task.cancelled() else task.exception()
@@ -396,7 +396,7 @@ class World:
             else:
                 answer.set_result(result)
 
-        node.requests.add(lost)
+        node.requests[lost] = None
         node.begin(make(node)).add_done_callback(done)
         try:
             async with asyncio.timeout(patience):
