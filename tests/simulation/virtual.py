@@ -31,9 +31,11 @@ class Clock:
         self.now = 0.0
         self.skew = 0.0
         """Of the wall clock of the process that is running right now, seconds."""
+        self.lag = 0.0
+        """Of its monotonic clock."""
 
     def monotonic(self) -> float:
-        return self.now
+        return self.now - self.lag
 
     def unix(self) -> float:
         return EPOCH_SECONDS + self.now + self.skew
@@ -53,12 +55,13 @@ class SimLoop(asyncio.BaseEventLoop):
     def __init__(self, clock: Clock, on_error: Callable[[dict[str, Any]], None]) -> None:
         super().__init__()
         self._clock = clock
+        self.lag = 0.0
         self._clock_resolution = _RESOLUTION
         self._selector = _NoSelector()
         self.set_exception_handler(lambda _loop, context: on_error(context))
 
     def time(self) -> float:
-        return self._clock.now
+        return self._clock.now - self.lag
 
     def due(self) -> bool:
         """Whether a round would do something now."""
@@ -66,12 +69,12 @@ class SimLoop(asyncio.BaseEventLoop):
         return bool(self._ready) or (when is not None and when < self._clock.now + _RESOLUTION)
 
     def next_timer(self) -> float | None:
-        """When the next timer is due."""
+        """When the next timer is due, by the clock of the simulation."""
         scheduled = self._scheduled
         while scheduled and scheduled[0]._cancelled:
             heapq.heappop(scheduled)._scheduled = False
             self._timer_cancelled_count -= 1
-        return scheduled[0]._when if scheduled else None
+        return scheduled[0]._when + self.lag if scheduled else None
 
     def step(self) -> None:
         """One round: everything that is ready now, not what that makes ready."""
