@@ -30,6 +30,8 @@ def main() -> int:
             print(f"seed {seed}: {world.violation}", flush=True)  # noqa: T201
         if (given.trace and world.violation is not None) or len(seeds) == 1:
             print(simulator.readable(world))  # noqa: T201
+        if count % 500 == 0:
+            print(f"... {count} seeds, {time.perf_counter() - began:.0f} s", flush=True)  # noqa: T201
         if failed.total() >= given.most_failures:
             break
     seconds = time.perf_counter() - began

@@ -31,7 +31,8 @@ class Sent:
     run_id: str
     conversation_id: str
     streams: bool
-    ignored: bool
+    thinks: float
+    """How long its person takes to answer a question, seconds."""
     seen: list[RunEvent] = field(default_factory=list)
     whole: bool = False
     """Whether `seen` is all of the log, from its start to its end."""
@@ -45,7 +46,7 @@ class Connection:
         self._node = node
         self._arrived: asyncio.Queue[list[RunEvent] | None] = asyncio.Queue()
         self._last = 0.0
-        node.requests.add(self._end)
+        node.requests[self._end] = None
         self._task = node.begin(self._serve(run_id, after))
         self._task.add_done_callback(self._served)
 
@@ -54,7 +55,7 @@ class Connection:
             while (batch := await self._arrived.get()) is not None:
                 yield batch
         finally:
-            self._node.requests.discard(self._end)
+            self._node.requests.pop(self._end, None)
             if not self._node.dead:
                 self._world.after(self._world.latency(), self._task.cancel)
 
@@ -149,7 +150,7 @@ class Callers:
             on_busy=rng.choice(("reject", "queue", "queue", "interrupt")),
             stream=rng.random() < 0.5,
             waits=rng.random() < 0.2,
-            ignored=rng.random() < 0.05,
+            thinks=rng.choice((0, 0, 0, 1, 25)),
         )
 
     async def send(
@@ -161,7 +162,7 @@ class Callers:
         on_busy: OnBusy = "queue",
         stream: bool = False,
         waits: bool = False,
-        ignored: bool = False,
+        thinks: float = 0,
         slot: str | None = None,
     ) -> Sent | None:
         """Send a message until it is accepted, always with the same key; None if it is turned away."""
@@ -190,7 +191,7 @@ class Callers:
                 world.note(f"{name} is turned away: {error.code}")
                 return None
             world.note(f"{name} is accepted", run=accepted.run_id[-4:], state=accepted.state)
-            sent = Sent(name, accepted.run_id, accepted.conversation_id, stream, ignored)
+            sent = Sent(name, accepted.run_id, accepted.conversation_id, stream, thinks)
             world.checks.accepted(sent)
             self.sent.append(sent)
             return sent
@@ -226,8 +227,6 @@ class Callers:
                     leaves_after -= len(batch)
                     if leaves_after <= 0:
                         break
-            if self._given_up(sent):
-                return
             await asyncio.sleep(rng.choice((0.05, 0.3, 2)))
 
     async def _patiently(self, batches: AsyncIterator[list[RunEvent]]) -> AsyncIterator[list[RunEvent]]:
@@ -242,17 +241,13 @@ class Callers:
                 return
             yield batch
 
-    def _given_up(self, sent: Sent) -> bool:
-        checks = self._world.checks
-        return (sent.ignored and checks.state(sent.run_id) == "awaiting_input") or checks.behind_a_question(sent.run_id)
-
     async def _answer(self, sent: Sent) -> None:
         world, rng = self._world, self._world.rng
         while world.checks.state(sent.run_id) not in TERMINAL:
             await asyncio.sleep(_LOOK_SECONDS)
             waiting = world.checks.waiting(sent.run_id)
-            if sent.ignored and waiting:
-                return
+            if waiting and sent.thinks:
+                await asyncio.sleep(sent.thinks)
             for call_id in waiting:
                 yes = hash_of(call_id) % 2 == 0
                 try:
@@ -265,8 +260,6 @@ class Callers:
                     )
                 except (ConnectionError, Unavailable, CallerError):
                     continue
-            if world.checks.behind_a_question(sent.run_id):
-                return
 
     async def _cancel(self, sent: Sent, wait: float) -> None:
         world, rng = self._world, self._world.rng

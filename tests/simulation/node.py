@@ -35,9 +35,10 @@ class Node:
         self.dead = False
         self.died_at: float | None = None
         self.paused = False
+        self.paused_at = 0.0
         self.ready = False
         self.stopping = False
-        self.requests: set[Callable[[], None]] = set()
+        self.requests: dict[Callable[[], None], None] = {}  # in order, as a set would not be
         self.database = SimDatabase(world, self)
         self.lease: Lease | None = None
         self.generation = 0
@@ -61,13 +62,13 @@ class Node:
 
     async def _start(self) -> None:
         world, database, stage = self.world, self.database, self.world.stage
-        self.supervisor = Supervisor(clock=world.clock.monotonic)
+        self.supervisor = Supervisor(clock=self.loop.time)
         lease = Lease(
             database,
             self.supervisor,
             heartbeat_seconds=HEARTBEAT_SECONDS,
             expiry_seconds=EXPIRY_SECONDS,
-            clock=world.clock.monotonic,
+            clock=self.loop.time,
         )
         world.owners[lease.owner] = self
         await lease.start()

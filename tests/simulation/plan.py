@@ -65,6 +65,8 @@ class Plan:
     messages: int
     most_deaths: int = 4
     pauses: tuple[float, ...] = (2, 9, 11, 13, 30)
+    suspends: bool = False
+    """A pause stops the monotonic clock too, as that of a virtual machine that is suspended does."""
     slowness: tuple[float, float] = (0.5, 4)
     script: Script | None = None
     """Decides before the rates do; for tests of one story."""

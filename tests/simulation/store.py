@@ -85,6 +85,7 @@ class Store:
     def reset(self, clock: Clock, watcher: Watcher) -> None:
         """An empty database on this clock. The watcher is called inside transactions, which may be rolled back."""
         self._clock, self._watcher = clock, None
+        self._known_at = -1
         self.raw.execute("PRAGMA foreign_keys=OFF")
         for table in self._tables:
             self.raw.execute(f"DELETE FROM {table}")

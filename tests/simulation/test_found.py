@@ -99,3 +99,21 @@ def test_a_run_that_was_admitted_while_the_lease_had_lapsed_passes_its_fence_bef
         await callers.send("m", "look/look", slot="a")
 
     check(simulator, plan(pause, script=script, slowness=(3.9, 4.1)), caller)
+
+
+@pytest.mark.xfail(strict=True, reason="a lapse is noticed by the node's monotonic clock, which stood still too")
+def test_a_node_whose_machine_was_suspended_begins_nothing_of_what_others_have_taken(simulator: Simulator) -> None:
+    """a's machine stands still, clock and all, right after an admission; then its lease seems fresh to it."""
+    paused: list[float] = []
+
+    def script(now: float, slot: str, name: str) -> str | None:
+        if slot == "a" and name == "admit" and not paused:
+            paused.append(now)
+            return "pause_after"
+        return None
+
+    async def caller(callers: Callers) -> None:
+        await asyncio.sleep(1)
+        await callers.send("m", "look/look", slot="a")
+
+    check(simulator, plan(script=script, pauses=(14,), suspends=True), caller)

@@ -79,7 +79,7 @@ def test_the_seeds_come_to_what_they_are_there_for(simulator: Simulator) -> None
         "log warning: run_left reason=fenced",
         "log warning: lease_regained",
         "writes write_batch (unanswered)",
-        "writes take_over (",
+        "writes take_over",
         "writes renew_lease (",
         "reads survey (",
     ):

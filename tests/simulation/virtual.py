@@ -31,9 +31,11 @@ class Clock:
         self.now = 0.0
         self.skew = 0.0
         """Of the wall clock of the process that is running right now, seconds."""
+        self.lag = 0.0
+        """Of its monotonic clock."""
 
     def monotonic(self) -> float:
-        return self.now
+        return self.now - self.lag
 
     def unix(self) -> float:
         return EPOCH_SECONDS + self.now + self.skew
@@ -53,12 +55,13 @@ class SimLoop(asyncio.BaseEventLoop):
     def __init__(self, clock: Clock, on_error: Callable[[dict[str, Any]], None]) -> None:
         super().__init__()
         self._clock = clock
+        self.lag = 0.0
         self._clock_resolution = _RESOLUTION
         self._selector = _NoSelector()
         self.set_exception_handler(lambda _loop, context: on_error(context))
 
     def time(self) -> float:
-        return self._clock.now
+        return self._clock.now - self.lag
 
     def due(self) -> bool:
         """Whether a round would do something now."""
@@ -66,12 +69,12 @@ class SimLoop(asyncio.BaseEventLoop):
         return bool(self._ready) or (when is not None and when < self._clock.now + _RESOLUTION)
 
     def next_timer(self) -> float | None:
-        """When the next timer is due."""
+        """When the next timer is due, by the clock of the simulation."""
         scheduled = self._scheduled
         while scheduled and scheduled[0]._cancelled:
             heapq.heappop(scheduled)._scheduled = False
             self._timer_cancelled_count -= 1
-        return scheduled[0]._when if scheduled else None
+        return scheduled[0]._when + self.lag if scheduled else None
 
     def step(self) -> None:
         """One round: everything that is ready now, not what that makes ready."""
@@ -105,7 +108,7 @@ class SimLoop(asyncio.BaseEventLoop):
                 tasks = asyncio.all_tasks(self)
                 if not tasks:
                     break
-                for task in sorted(tasks, key=lambda task: task.get_name()):
+                for task in sorted(tasks, key=_age):
                     task.cancel()
                 while self._ready:
                     self._run_once()
@@ -122,6 +125,12 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         pass
+
+
+def _age(task: asyncio.Task[Any]) -> tuple[int, str]:
+    """What orders the tasks of a loop in the same way in every process: names given by default hold a number."""
+    kind, _, number = task.get_name().rpartition("-")
+    return (int(number), "") if kind == "Task" else (0, task.get_name())
 
 
 class Recorder:

@@ -4,7 +4,8 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,13 +152,20 @@ class World:
         self.fail("P1", "the simulation never comes to rest: something spins")
 
     def _step(self, node: Node) -> None:
-        self._current, self.clock.skew = node, node.skew
-        try:
+        with self._as(node):
             node.loop.step()
-        finally:
-            self._current, self.clock.skew = None, 0.0
         if node.lease is not None:
             node.generation = node.lease.generation
+
+    @contextmanager
+    def _as(self, node: Node) -> Iterator[None]:
+        """Within the block the clocks are those of a node."""
+        clock = self.clock
+        self._current, clock.skew, clock.lag = node, node.skew, node.loop.lag
+        try:
+            yield
+        finally:
+            self._current, clock.skew, clock.lag = None, 0.0, 0.0
 
     def _advance(self, deadline: float) -> bool:
         if self._queue and self._queue[0][0] <= self.clock.now:
@@ -185,15 +193,13 @@ class World:
 
     def execute(self, node: Node, work: Callable[[Any], Any], shown: str, *, writes: bool) -> tuple[Any, Any]:
         """Run a unit of work now, for a node."""
-        self._current, self.clock.skew = node, node.skew
         self.checks.begin_transaction(node)
         result, error = None, None
-        try:
-            result = work(self.store.write if writes else self.store.read)
-        except Exception as raised:  # noqa: BLE001 - handed to the node that asked
-            error = raised
-        finally:
-            self._current, self.clock.skew = None, 0.0
+        with self._as(node):
+            try:
+                result = work(self.store.write if writes else self.store.read)
+            except Exception as raised:  # noqa: BLE001 - handed to the node that asked
+                error = raised
         self.note(shown if error is None else f"{shown}: {type(error).__name__}", node=node)
         self.checks.end_transaction(committed=error is None and writes)
         return result, error
@@ -256,14 +262,17 @@ class World:
             if work.node is node and work.ended is None:
                 work.ended, work.outcome = self.clock.now, "died"
         self._burying = True
+        drawn = self.rng.getstate(), self.code_rng.getstate()
         node.loop.drop()
+        self.rng.setstate(drawn[0])  # what goes on while Python lets go of a process decides nothing
+        self.code_rng.setstate(drawn[1])
         self._burying = False
 
     def pause(self, node: Node, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after a while."""
         if node.dead or node.paused or not self.faulty:
             return
-        node.paused = True
+        node.paused, node.paused_at = True, self.clock.now
         self.note(f"is paused for {seconds:g} s", node=node)
         self.at(min(self.clock.now + seconds, max(self.plan.quiet_at, self.clock.now)), lambda: self._go_on(node))
 
@@ -273,6 +282,8 @@ class World:
     def _go_on(self, node: Node) -> None:
         if node.paused:
             node.paused = False
+            if self.plan.suspends:
+                node.loop.lag += self.clock.now - node.paused_at
             self.note("goes on", node=node)
 
     def _strike(self, disaster: Disaster) -> None:
@@ -378,7 +389,7 @@ class World:
                 answer.set_exception(ConnectionError("reset"))
 
         def done(task: asyncio.Task[Any]) -> None:
-            node.requests.discard(lost)
+            node.requests.pop(lost, None)
             if node.dead:
                 return
             error = None if task.cancelled() else task.exception()
@@ -393,7 +404,7 @@ class World:
             else:
                 answer.set_result(result)
 
-        node.requests.add(lost)
+        node.requests[lost] = None
         node.begin(make(node)).add_done_callback(done)
         try:
             async with asyncio.timeout(patience):
