@@ -75,6 +75,7 @@ class Node:
         self.lease = lease
         self.live = LiveRuns(announce=self._run_changed)
         self.deltas = DeltaWriter(database, interval_seconds=stage.settings.runs.delta_flush_seconds)
+        self.supervisor.start("delta-writer", self.deltas.round)
         self.executor = Executor(
             database=database,
             agents=stage.registry,
@@ -84,12 +85,12 @@ class Node:
             ownership=lease,
             default_model=None,
         )
-        self.reaper = Reaper(database, self.executor, alone=False, interval_seconds=REAP_SECONDS)
+        self.reaper = Reaper(database, self.executor, alone=False, interval_seconds=REAP_SECONDS, clock=self.loop.time)
         self.follower = Follower(database, self.live)
         queue_length = stage.settings.runs.queue_length
         self.runs = Runs(database, self.executor, self.follower, self, queue_length=queue_length)
         await self.reaper.once()
-        self.reaper.start()
+        self.supervisor.start("reaper", self.reaper.round)
 
     async def stop(self) -> None:
         """As SIGTERM: hand over, then end."""
@@ -97,9 +98,8 @@ class Node:
         try:
             await self.executor.close(grace_seconds=GRACE_SECONDS)
             self.reapers_look()
-            await self.deltas.close()
+            await self.deltas.write_all()
             self.follower.close()
-            await self.reaper.close()
             await self.lease.close()  # type: ignore[union-attr]
             await self.supervisor.close()
         except PilothouseError as error:

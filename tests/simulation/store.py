@@ -49,6 +49,9 @@ class _OneConnection:
         with self._engine.begin() as connection:
             return unit(connection, *args, **kwargs)
 
+    async def maintain(self, unit: Any, *args: Any, **kwargs: Any) -> Any:
+        return await self.write(unit, *args, **kwargs)
+
     async def close(self) -> None:
         self._engine.dispose()
 

@@ -11,7 +11,7 @@ from pilothouse.engine import repository as engine_rows
 from pilothouse.engine.leases import Lease
 from pilothouse.engine.supervisor import Loop
 from pilothouse.engine.tables import leases
-from pilothouse.runs import journal, repository, resume
+from pilothouse.runs import journal, ownership_repository, repository, resume
 from pilothouse.runs.active import ActiveRun
 from pilothouse.runs.events import RunEvent
 from pilothouse.runs.journal import Journal
@@ -119,11 +119,11 @@ def cancel_is_acknowledged_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def orphans_are_left(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(repository, "orphans", lambda *_args, **_kwargs: [])
+    patch.setattr(ownership_repository, "orphans", lambda *_args, **_kwargs: [])
 
 
 def queue_is_left(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(repository, "conversations_waiting", lambda *_args, **_kwargs: [])
+    patch.setattr(ownership_repository, "conversations_waiting", lambda *_args, **_kwargs: [])
 
 
 def keys_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ meanwhile is fenced run by run. So after a lapse a run must first pass its fence
 import asyncio
 import os
 import socket
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from pilothouse.db import Database
 from pilothouse.engine import repository
 from pilothouse.engine.supervisor import Loop, Supervisor
 from pilothouse.errors import Unavailable
+from pilothouse.kit.clock import steady_seconds
 from pilothouse.kit.ids import new_id
 from pilothouse.observability.logs import get_logger
 
@@ -87,7 +87,7 @@ class Lease:
         supervisor: keeps the heartbeat going.
         heartbeat_seconds: between renewals.
         expiry_seconds: after the last renewal the others take this process's runs.
-        clock: seconds that never go back.
+        clock: seconds that never go back, and go on while the machine is suspended: others count them too.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Lease:
         *,
         heartbeat_seconds: float,
         expiry_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_seconds,
     ) -> None:
         self._database = database
         self._supervisor = supervisor

@@ -3,6 +3,8 @@
 import time
 from datetime import UTC, datetime
 
+_BOOT_TIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)  # Linux; its monotonic clock stands still in suspend
+
 
 def now_ms() -> int:
     """Milliseconds since the Unix epoch."""
@@ -12,3 +14,8 @@ def now_ms() -> int:
 def to_datetime(milliseconds: int) -> datetime:
     """An aware UTC datetime for stored milliseconds."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def steady_seconds() -> float:
+    """Seconds that never go back and go on while the machine is suspended, if the system has such a clock."""
+    return time.monotonic() if _BOOT_TIME is None else time.clock_gettime(_BOOT_TIME)

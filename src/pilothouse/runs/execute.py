@@ -2,15 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import structlog
 from sqlalchemy.exc import IntegrityError
 
-from pilothouse.agents.registry import AgentRegistry, ServedAgent
-from pilothouse.conversations.transcript import StoredMessage, assemble, split_open_tail
-from pilothouse.conversations.window import fit
+from pilothouse.agents.registry import AgentRegistry
 from pilothouse.db import Database
 from pilothouse.engine.leases import Ownership
 from pilothouse.errors import RunFailure, Unavailable
@@ -24,11 +21,10 @@ from pilothouse.runs.attempt import AgentLoop, Outcome
 from pilothouse.runs.deltas import DeltaWriter
 from pilothouse.runs.end import end_by_rows
 from pilothouse.runs.errors import Fenced, HandOver, internal, poisoned
-from pilothouse.runs.events import RunEvent
 from pilothouse.runs.isolation import Isolation
-from pilothouse.runs.journal import Journal, RunPlace
 from pilothouse.runs.live import LiveRuns
-from pilothouse.runs.resume import Resumption, restore, take_over
+from pilothouse.runs.load import RunLoader
+from pilothouse.runs.resume import Resumption, take_over
 
 log = get_logger(__name__)
 
@@ -60,10 +56,18 @@ class Executor:
         self._database = database
         self._agents = agents
         self._live = live
-        self._deltas = deltas
         self._ownership = ownership
         self.isolation = Isolation()
         self._agent_loop = AgentLoop(gateway, default_model, self.isolation)
+        self._loader = RunLoader(
+            database=database,
+            agents=agents,
+            live=live,
+            deltas=deltas,
+            ownership=ownership,
+            history_tokens=self._agent_loop.history_tokens,
+            on_written=self._written,
+        )
         self._tasks: dict[str, asyncio.Task[Outcome | None]] = {}
         self._runs: dict[str, ActiveRun] = {}
         self._next: set[asyncio.Task[Any]] = set()
@@ -71,18 +75,14 @@ class Executor:
 
     # --- what others ask of it ---
 
-    def start(self, new: NewRun, admitted: Admitted) -> asyncio.Task[Outcome | None]:
-        """Execute a run that was just admitted as running."""
-        place = RunPlace(admitted.run_id, admitted.conversation_id, admitted.turn, 1)
-        journal = self._open(place, admitted.events, next_seq=2, next_step=1)
-        run = self._activate(
-            journal,
-            new.agent,
-            new.principal,
-            {"context": dict(new.context), "stream": new.stream},
-            (admitted.history, admitted.unloaded, admitted.own),
-        )
-        return self._spawn(run)
+    def start(self, new: NewRun, admitted: Admitted, generation: int) -> asyncio.Task[Outcome | None]:
+        """Execute a run that was just admitted as running.
+
+        Args:
+            generation: of this process's standing before the admission: if it has lapsed since, the run passes its
+                fence before it begins.
+        """
+        return self._spawn(self._loader.admitted(new, admitted, generation=generation))
 
     async def resume(
         self,
@@ -90,6 +90,7 @@ class Executor:
         *,
         states: Sequence[str] = ("running", "queued", "awaiting_input"),
         if_attempt: int | None = None,
+        if_dead: bool = False,
         doomed: RunFailure | None = None,
         alone: bool = False,
     ) -> asyncio.Task[Outcome | None] | None:
@@ -99,6 +100,7 @@ class Executor:
             run_id: which.
             states: those it may be in.
             if_attempt: only if its fencing number is still this.
+            if_dead: only if the process that executed it is not alive now.
             doomed: only bring it to its end, with this failure.
             alone: isolate it, if it is a suspect and nothing else executes here.
 
@@ -112,36 +114,38 @@ class Executor:
         if alone:  # before the row says so: what is accepted meanwhile waits
             self.isolation.begin(run_id)
         stored = None
+        generation = self._ownership.generation
         try:
-            stored = await self._take_over(run_id, states=states, if_attempt=if_attempt, alone=alone)
-            return None if stored is None else await self._continue(stored, doomed)
+            stored = await self._take_over(run_id, states=states, if_attempt=if_attempt, if_dead=if_dead, alone=alone)
+            return None if stored is None else await self._continue(stored, doomed, generation)
         finally:
             if alone and (stored is None or not stored.isolated or run_id not in self._tasks):
                 self.isolation.end(run_id)
 
-    async def _take_over(
-        self, run_id: str, *, states: Sequence[str], if_attempt: int | None, alone: bool
-    ) -> Resumption | None:
+    async def _take_over(self, run_id: str, *, states: Sequence[str], **how: Any) -> Resumption | None:
         try:
             return await self._database.write(
                 take_over,
                 run_id,
                 owner=self._ownership.owner,
                 states=states,
-                if_attempt=if_attempt,
                 agents=self._agents,
-                alone=alone,
+                **how,
             )
         except IntegrityError:  # another run of the conversation has become the active one meanwhile
             return None
 
-    async def _continue(self, stored: Resumption, doomed: RunFailure | None) -> asyncio.Task[Outcome | None] | None:
+    async def _continue(
+        self, stored: Resumption, doomed: RunFailure | None, generation: int
+    ) -> asyncio.Task[Outcome | None] | None:
         """Execute what was taken over."""
         row = stored.row
         try:
-            run = self._load(stored)
+            run = self._loader.stored(stored, generation=generation)
         except Exception:
             log.exception("run_not_loadable", run_id=row.id)
+            if (live := self._live.get(row.id)) is not None:
+                self._live.close(live)
             await self._give_up(row.id, row.attempt, row.conversation_id)
             return None
         if doomed is not None:
@@ -155,21 +159,6 @@ class Executor:
         if row.cancel_requested_at is not None:
             self.cancel(row.id, row.cancel_reason or CANCELLED_BY_CALLER)
         return task
-
-    def _load(self, stored: Resumption) -> ActiveRun:
-        row = stored.row
-        journal = self._open(
-            RunPlace(row.id, row.conversation_id, row.turn, row.attempt),
-            stored.events,
-            next_seq=max((message.seq for message in stored.own), default=0) + 1,
-            next_step=stored.next_step,
-        )
-        request: dict[str, Any] = row.request
-        principal = Principal(row.tenant, row.owner, frozenset(request["scopes"]), request["kind"])
-        agent = self._agents.get(row.agent)
-        run = self._activate(journal, agent, principal, request, (stored.history, stored.unloaded, stored.own))
-        restore(run, stored)
-        return run
 
     def task(self, run_id: str) -> asyncio.Task[Outcome | None] | None:
         """The task that executes a run here, if it does."""
@@ -218,6 +207,11 @@ class Executor:
         return self._ownership.owner
 
     @property
+    def generation(self) -> int:
+        """Changes each time this process's standing has lapsed and was regained."""
+        return self._ownership.generation
+
+    @property
     def agent_names(self) -> list[str]:
         """The agents whose runs can be executed here."""
         return [agent.name for agent in self._agents]
@@ -242,58 +236,6 @@ class Executor:
         return len(self._tasks)
 
     # --- one attempt ---
-
-    def _open(self, place: RunPlace, events: Sequence[RunEvent], *, next_seq: int, next_step: int) -> Journal:
-        """The journal of an attempt whose first events are in the log already."""
-        live = self._live.open(place.run_id, attempt=place.attempt, first_number=events[0].number)
-        for event in events:
-            live.publish(event)
-        live.mark_durable(events[-1].number)
-        return Journal(
-            self._database,
-            live,
-            place,
-            next_seq=next_seq,
-            next_step=next_step,
-            next_event=events[-1].number + 1,
-            ownership=self._ownership,
-            on_dirty=self._deltas.mark,
-            on_written=lambda values: self._written(place.run_id, values),
-        )
-
-    def _activate(
-        self,
-        journal: Journal,
-        agent: ServedAgent,
-        principal: Principal,
-        request: dict[str, Any],
-        rows: tuple[list[StoredMessage], int, list[StoredMessage]],
-    ) -> ActiveRun:
-        history, unloaded, own = rows
-        kept, cut = fit(
-            [*history, *own],
-            self._agent_loop.history_tokens(agent, request.get("model")),
-            keep_from_turn=journal.place.turn,
-            already_cut=unloaded,
-        )
-        if cut is not None:
-            journal.set_run(cut=asdict(cut))
-        base, recorded = split_open_tail(kept)
-        return ActiveRun(
-            run_id=journal.place.run_id,
-            conversation_id=journal.place.conversation_id,
-            agent=agent,
-            principal=principal,
-            journal=journal,
-            ownership=self._ownership,
-            generation=self._ownership.generation,
-            policy=lambda name: self._agents.policy(agent, name),
-            stream=bool(request.get("stream")),
-            context=request.get("context") or {},
-            asked_model=request.get("model"),
-            recorded=recorded,
-            history=assemble(base),
-        )
 
     def _spawn(self, run: ActiveRun) -> asyncio.Task[Outcome | None]:
         run.handing_over = self.stopping  # it was taken up in the very moment the process began to stop

@@ -10,16 +10,24 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, case, exists, func, or_, select, update
 from sqlalchemy.engine import Row
 
-from pilothouse.engine.repository import database_now, last_sign_of
+from pilothouse.engine.repository import alive, database_now, last_sign_of
 from pilothouse.runs.repository import open_runs_of
 from pilothouse.runs.states import ACTIVE
 from pilothouse.runs.tables import run_events, runs, steps
 
 
 def take_over(
-    connection: Connection, run_id: str, *, owner: str, states: Sequence[str], if_attempt: int | None = None
+    connection: Connection,
+    run_id: str,
+    *,
+    owner: str,
+    states: Sequence[str],
+    if_attempt: int | None = None,
+    if_dead: bool = False,
 ) -> Row[Any] | None:
     """Make this process the run's executor under a new fencing number.
+
+    With `if_dead`, only if its executor is not alive now: it may have renewed its lease since somebody looked.
 
     Time in which it waited for a person, or in which no process was there to execute it, does not count as its own.
     With `if_attempt`, a row that somebody else holds locked is left for another time: a host that lost power keeps its
@@ -33,6 +41,8 @@ def take_over(
     where = [runs.c.id == run_id, runs.c.state.in_(states)]
     if if_attempt is not None:
         where.append(runs.c.attempt == if_attempt)
+    if if_dead:
+        where.append(or_(runs.c.lease_owner.is_(None), runs.c.lease_owner.not_in(alive(connection))))
     free = select(runs.c.id).where(*where).with_for_update(skip_locked=if_attempt is not None)
     crashed = and_(runs.c.state == "running", runs.c.lease_owner.is_not(None))
     in_a_tool = exists().where(steps.c.run_id == runs.c.id, steps.c.kind == "tool", steps.c.state == "started")
@@ -120,7 +130,7 @@ def next_queued(connection: Connection, conversation_id: str) -> str | None:
 
 
 def orphans(
-    connection: Connection, alive: Select[Any] | Sequence[str], *, agents: Sequence[str], suspect_from: int, limit: int
+    connection: Connection, living: Select[Any] | Sequence[str], *, agents: Sequence[str], suspect_from: int, limit: int
 ) -> Sequence[Row[str, int, int, int | None]]:
     """Runs of these agents that should be executing but whose process is not among the living, oldest first.
 
@@ -134,7 +144,7 @@ def orphans(
         .where(
             runs.c.state == "running",
             runs.c.agent.in_(agents),
-            or_(runs.c.lease_owner.is_(None), runs.c.lease_owner.not_in(alive)),
+            or_(runs.c.lease_owner.is_(None), runs.c.lease_owner.not_in(living)),
             or_(
                 runs.c.retry_at.is_(None),
                 runs.c.retry_at < database_now(connection),

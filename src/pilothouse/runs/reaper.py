@@ -102,14 +102,18 @@ class Reaper:
         now = self._clock()
         self._suspects_since = {run.id: self._suspects_since.get(run.id, now) for run in suspects}
         if self._executor.isolation.run_id is not None:
-            return [(run, {"if_attempt": run.attempt}) for run in others if run.cancel_requested_at is not None]
+            return [(run, self._how(run)) for run in others if run.cancel_requested_at is not None]
         suspects.sort(key=lambda run: run.crashes, reverse=True)
         first_alone = suspects[:1] if not len(self._executor) and not (others and self._suspect_was_last) else []
         self._suspect_was_last = bool(first_alone)
         if first_alone:
-            return [(run, {"if_attempt": run.attempt, "alone": True}) for run in first_alone]
+            return [(run, {**self._how(run), "alone": True}) for run in first_alone]
         patient = [run for run in suspects if now - self._suspects_since[run.id] > _PATIENCE_SECONDS]
-        return [(run, {"if_attempt": run.attempt}) for run in [*others, *patient]]
+        return [(run, self._how(run)) for run in [*others, *patient]]
+
+    def _how(self, run: Orphan) -> dict[str, Any]:
+        # Since the look its process may have got its lease back, or somebody else the run.
+        return {"if_attempt": run.attempt, "if_dead": not self._alone}
 
     async def _resume(self, run_id: str, state: str, **how: Any) -> bool:
         try:

@@ -54,6 +54,7 @@ def take_over(
     owner: str,
     states: Sequence[str],
     if_attempt: int | None,
+    if_dead: bool = False,
     agents: AgentRegistry,
     alone: bool = False,
 ) -> Resumption | None:
@@ -63,7 +64,9 @@ def take_over(
         alone: nothing else executes in this process, so a suspect can be isolated.
     """
     now = now_ms()
-    row = ownership_repository.take_over(connection, run_id, owner=owner, states=states, if_attempt=if_attempt)
+    row = ownership_repository.take_over(
+        connection, run_id, owner=owner, states=states, if_attempt=if_attempt, if_dead=if_dead
+    )
     if row is None:
         return None
     suspected = row.crashes >= SUSPECT_CRASHES

@@ -89,12 +89,13 @@ class Runs:
         if refusal is not None:
             raise refusal
         instructions_of(new.agent, dict(new.context))  # a missing prompt variable is the caller's error, said now
+        generation = self._executor.generation
         admitted = await admit(self._database, new, owner=self._executor.owner, queue_length=self._queue_length)
         if admitted.replay_of is not None:
             row = await self.get(new.principal, admitted.replay_of)
             task = self._executor.task(row.id)
             return Accepted(row.id, row.conversation_id, row.state, task, replayed=True)
-        task = self._executor.start(new, admitted) if admitted.state == "running" else None
+        task = self._executor.start(new, admitted, generation) if admitted.state == "running" else None
         if admitted.to_interrupt:
             await self._interrupt(new.principal, admitted)
         return Accepted(admitted.run_id, admitted.conversation_id, admitted.state, task, replayed=False)
