@@ -15,8 +15,9 @@ from pilothouse.runs.service import Cancelled
 from pilothouse.runs.states import NEXT, TERMINAL
 
 if TYPE_CHECKING:
+    from tests.simulation.ledger import Work
     from tests.simulation.node import Node
-    from tests.simulation.world import Work, World
+    from tests.simulation.world import World
 
 _NO_FACTS = frozenset({"text.delta", "reasoning.delta", "step.started", "step.restarted"})
 _OUR_FAULT = frozenset({"internal_error", "malformed_arguments", "bad_model_output", "stalled", "max_iterations"})

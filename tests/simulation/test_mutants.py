@@ -151,6 +151,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], set[str]] = {
 """Each with the promises one of which must be seen broken."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_broken_promise_is_found(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, mutant: Callable[[pytest.MonkeyPatch], None]

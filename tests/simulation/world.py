@@ -6,12 +6,12 @@ import itertools
 import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.agent import RUN_SECONDS, Stage, forever
 from tests.simulation.callers import Callers
 from tests.simulation.checks import Checks
+from tests.simulation.ledger import Violation, Work
 from tests.simulation.node import Node
 from tests.simulation.plan import EXPIRY_SECONDS, REAP_SECONDS, SLOTS, Disaster, Plan, make_plan
 from tests.simulation.store import Store
@@ -23,42 +23,6 @@ SETTLE_SECONDS = 4 * RUN_SECONDS + 60
 """After the last fault every run must have ended within this: a queue of three that each meet their time limit."""
 TAKEOVER_SECONDS = EXPIRY_SECONDS + REAP_SECONDS + 3
 _MOST_STEPS = 400_000
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A promise that was broken."""
-
-    promise: str
-    what: str
-    at: float
-
-    def __str__(self) -> str:
-        return f"{self.promise}: {self.what} (at {self.at:.3f} s)"
-
-
-@dataclass(slots=True)
-class Work:
-    """A request to the model or a call of a tool, in the ledger of the outside world."""
-
-    kind: str
-    name: str
-    run_id: str
-    conversation_id: str
-    ref: str
-    key: str
-    attempt: int
-    node: Node
-    generation: int
-    started: float
-    ended: float | None = None
-    outcome: str = "open"
-
-    @property
-    def excused(self) -> bool:
-        """Whether it may go on although others have taken its run: its process can't know it yet, or is gone."""
-        node = self.node
-        return not node.working or node.lease is None or not node.lease.held() or self.generation != node.generation
 
 
 class World:
