@@ -30,6 +30,10 @@ SQLALCHEMY_ALSO: dict[str, tuple[set[str], str]] = {
     ),
     "cli/actions/": ({"make_url"}, "names the database to people, without its password"),
     "runs/reaper.py": ({"Select"}, "carries the engine's question about the living into a statement of its own"),
+    "testing/chaos/postgres_faults.py": (
+        {"text", "AsyncEngine", "create_async_engine", "NullPool"},
+        "does to a PostgreSQL under test what an administrator or a forgotten session does",
+    ),
 }
 PRINTING = {"cli": "what a command says is its output"}
 

@@ -5,6 +5,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.mark.slow
 async def test_one_server_keeps_its_promises_while_it_is_killed(tmp_path: Path) -> None:
-    outcome = await run_chaos(ChaosPlan(app=APP, folder=tmp_path / "chaos", kills=4, seed=11, clients=4))
+    outcome = await run_chaos(ChaosPlan(app=APP, folder=tmp_path / "chaos", kills=4, seed=11, clients=4, faults="dead"))
     assert not outcome.violations, in_words(outcome)
     assert outcome.figures["accepted"] > 5
     assert outcome.figures["taken_over"] > 0
@@ -60,11 +61,41 @@ async def test_a_cluster_keeps_its_promises_while_its_processes_are_killed(open_
         workers=1,
         clients=4,
         lease_seconds=4,
+        faults="dead",
     )
     outcome = await run_chaos(plan)
     assert not outcome.violations, in_words(outcome)
     assert outcome.figures["accepted"] > 5
     assert outcome.figures["completed"] > 0
+
+
+def _half_dead(folder: Path, names: set[str], **values: Any) -> ChaosPlan:
+    """A short play of just these half-dead faults, each once, as some seed plans it."""
+    kinds = frozenset(name.split()[0] for name in names)
+    common = {"app": APP, "folder": folder, "clients": 3, "lease_seconds": 4, "faults": "half-dead", "only": kinds}
+    for seed in range(5000):
+        plan = ChaosPlan(seed=seed, kills=len(names), **common, **values)
+        if {f"{fault.kind} {fault.detail}".strip() for fault in plan.planned()} == names:
+            return plan
+    raise AssertionError("no seed plans that")
+
+
+@pytest.mark.slow
+async def test_one_server_keeps_its_promises_while_things_are_half_dead(tmp_path: Path) -> None:
+    plan = _half_dead(tmp_path / "chaos", {"no-writes", "host-death", "model nojson", "reset model"})
+    outcome = await run_chaos(plan)
+    assert not outcome.violations, in_words(outcome)
+    assert outcome.figures["completed"] > 0
+    assert sum(row["count"] for row in outcome.figures["recovery"]) == 4
+
+
+@pytest.mark.slow
+async def test_a_cluster_keeps_its_promises_while_things_are_half_dead(open_folder: Path) -> None:
+    names = {"black-hole postgres", "host-death", "read-only", "cancel"}
+    outcome = await run_chaos(_half_dead(open_folder, names, cluster=True, nodes=2, workers=1))
+    assert not outcome.violations, in_words(outcome)
+    assert outcome.figures["completed"] > 0
+    assert sum(row["count"] for row in outcome.figures["recovery"]) == 4
 
 
 def test_the_same_seed_plans_the_same_faults() -> None:

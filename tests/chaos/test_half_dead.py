@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +23,8 @@ from pilothouse.testing.chaos.half_dead import HALF_DEAD, kinds, plan_all, plan_
 from pilothouse.testing.chaos.ledger import Ledger, PipedLedger, read_ledger
 from pilothouse.testing.chaos.network import Network, NetworkFaults
 from pilothouse.testing.chaos.postgres_faults import LOCKS, PostgresFaults
-from pilothouse.testing.chaos.process_faults import Clocks, FailingWrites, faketime
-from pilothouse.testing.cluster import Child
+from pilothouse.testing.chaos.process_faults import Clocks, FailingWrites, FullDisk, faketime
+from pilothouse.testing.cluster import Child, Postgres
 
 GUARD = 60
 CLUSTER = {"nodes": 3, "workers": 2, "lease_seconds": 10}
@@ -262,6 +263,26 @@ async def test_writes_of_a_process_fail_and_work_again(tmp_path: Path) -> None:
                 await asyncio.sleep(0)
     finally:
         await child.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process can be changed on Linux only")
+async def test_a_full_disk_takes_postgres_writes_and_gives_them_back() -> None:
+    with tempfile.TemporaryDirectory(prefix="pilothouse-chaos-") as name:
+        Path(name).chmod(0o755)
+        postgres = Postgres.at(Path(name), durable=False)
+        await postgres.create()
+        try:
+            assert await answer(postgres.url, "CREATE TABLE t (n int)") == "ok"
+            write = "INSERT INTO t SELECT generate_series(1, 100000)"
+            striking = asyncio.create_task(FullDisk(postgres).strike(PlannedFault("full-disk", "postgres", 0, 3)))
+            async with asyncio.timeout(GUARD):
+                while await answer(postgres.url, "SELECT pg_sleep(0.3)", write) == "ok" and not striking.done():
+                    pass
+                assert not striking.done(), "every write went well"
+                await striking
+            await until(postgres.url, "ok", write)
+        finally:
+            await postgres.stop()
 
 
 _CLOCK = """

@@ -1,10 +1,12 @@
 """A process whose surroundings lie or fail: its clock is stepped, its files take no more."""
 
 import asyncio
+import os
+import pwd
 import resource
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 
@@ -99,13 +101,32 @@ class FullDisk:
         """
         give_up = monotonic() + planned.down
         while monotonic() < give_up and self._postgres.pid is not None:
-            for pid in _sessions(self._postgres.pid):
-                _limit(pid, _FEW_BYTES)
+            self._limit_sessions(_FEW_BYTES)
             await asyncio.sleep(_LOOK_SECONDS)
-        for pid in _sessions(self._postgres.pid or 0):
-            _limit(pid, resource.RLIM_INFINITY)
+        self._limit_sessions(resource.RLIM_INFINITY)
         if not self._postgres.running:
             await bring_back(self._postgres)
+
+    def _limit_sessions(self, size: int) -> None:
+        with _really(self._postgres.user):
+            for pid in _sessions(self._postgres.pid or 0):
+                _limit(pid, size)
+
+
+@contextmanager
+def _really(user: pwd.struct_passwd | None) -> Generator[None]:
+    """Be this user by our real ids: whose limits one may change is asked of those. What we may do else stays."""
+    if user is None:
+        yield
+        return
+    (uid, _, _), (gid, _, _) = os.getresuid(), os.getresgid()
+    os.setresgid(user.pw_gid, -1, -1)
+    os.setresuid(user.pw_uid, -1, -1)
+    try:
+        yield
+    finally:
+        os.setresuid(uid, -1, -1)
+        os.setresgid(gid, -1, -1)
 
 
 def _sessions(server: int) -> list[int]:
