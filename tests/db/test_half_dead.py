@@ -1,6 +1,7 @@
 """Databases that neither work nor fail: transient errors are repeated or said, and never end the adapter."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 
@@ -94,6 +95,30 @@ async def test_a_statement_that_was_cancelled_by_an_operator_is_run_again(postgr
         while await postgres.read(run, cancel) is not True:
             await asyncio.sleep(0.01)
         await working
+
+
+async def test_a_storm_of_cancels_leaves_no_connection_behind_that_can_not_be_used(postgres: Database) -> None:
+    """Seen before: after a cancelled BEGIN every later transaction failed: SAVEPOINT can only be used in one."""
+    cancel = (
+        "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    storm = await open_database(postgres_url_of(postgres), pool_size=1)
+
+    async def work(number: int) -> None:
+        for _ in range(150):
+            with contextlib.suppress(Unavailable):
+                await postgres.write(run, f"UPDATE notes SET n = n WHERE n = {number}")
+
+    async with asyncio.timeout(HANG_SECONDS * 4):
+        working = asyncio.gather(*(work(number) for number in range(4)))
+        while not working.done():
+            await storm.read(run, cancel)
+        await working
+    for number in range(20):
+        await postgres.write(run, f"INSERT INTO notes VALUES ({number})")
+    assert await postgres.read(count) == 20
+    await storm.close()
 
 
 async def test_a_row_locked_by_somebody_else_is_not_waited_for_without_end(postgres: Database) -> None:

@@ -123,8 +123,6 @@ class Checks:
 
     def _held_is_alive(self) -> None:
         world = self._world
-        if world.plan.suspends:
-            return  # no clock of its own tells a process that its machine stood still
         holders = [
             node
             for node in world.slots.values()

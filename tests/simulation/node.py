@@ -68,7 +68,7 @@ class Node:
             self.supervisor,
             heartbeat_seconds=HEARTBEAT_SECONDS,
             expiry_seconds=EXPIRY_SECONDS,
-            clock=self.loop.time,
+            clock=lambda: world.clock.now,  # as CLOCK_BOOTTIME: it goes on while the machine is suspended
         )
         world.owners[lease.owner] = self
         await lease.start()

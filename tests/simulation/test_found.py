@@ -42,7 +42,6 @@ def check(simulator: Simulator, story: Plan, caller: object, *, seed: int = 1) -
     assert len(world.callers.sent) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="`owned` compares `started_at` of one node's clock with another's")
 def test_a_takeover_whose_answer_was_lost_goes_on_however_the_clocks_of_the_nodes_differ(simulator: Simulator) -> None:
     """`started_at` was stamped by another node's clock, an hour ahead: the run must not wait for that hour."""
     lost: list[float] = []
@@ -57,7 +56,6 @@ def test_a_takeover_whose_answer_was_lost_goes_on_however_the_clocks_of_the_node
     check(simulator, plan(crash, script=script, skews={"a": 0.0, "b": 3600.0}), three_steps_at_b)
 
 
-@pytest.mark.xfail(strict=True, reason="`take_over` trusts what the reaper saw, however long ago")
 def test_a_run_is_not_taken_from_a_node_that_got_its_lease_back_since_the_reaper_looked(simulator: Simulator) -> None:
     """b sees that a's lease has run out, is paused, goes on: a has it again by then and works."""
     paused: list[float] = []
@@ -79,7 +77,6 @@ def test_a_run_is_not_taken_from_a_node_that_got_its_lease_back_since_the_reaper
         check(simulator, plan(script=script, pauses=(5,)), caller, seed=seed)
 
 
-@pytest.mark.xfail(strict=True, reason="`start` takes the generation after the admission, not before")
 def test_a_run_that_was_admitted_while_the_lease_had_lapsed_passes_its_fence_before_it_begins(
     simulator: Simulator,
 ) -> None:
@@ -101,7 +98,6 @@ def test_a_run_that_was_admitted_while_the_lease_had_lapsed_passes_its_fence_bef
     check(simulator, plan(pause, script=script, slowness=(3.9, 4.1)), caller)
 
 
-@pytest.mark.xfail(strict=True, reason="a lapse is noticed by the node's monotonic clock, which stood still too")
 def test_a_node_whose_machine_was_suspended_begins_nothing_of_what_others_have_taken(simulator: Simulator) -> None:
     """a's machine stands still, clock and all, right after an admission; then its lease seems fresh to it."""
     paused: list[float] = []

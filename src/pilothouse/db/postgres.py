@@ -41,8 +41,10 @@ _STALE_CLASS, _STALE_PLAN = "InvalidCachedStatementError", "stale plan"
 """SQLAlchemy's error for a prepared statement that a change of the schema made useless; it carries no SQLSTATE."""
 _REPEATABLE = frozenset({"40001", "40P01", "55P03", "57014", _STALE_PLAN})
 """Rolled back by a server that is there: serialization, deadlock, lock timeout, cancelled statement."""
-_REFUSED = frozenset({"25006", "25P03", "25P04", "26000", "XX000"})
-"""Rolled back too, and the connection is of no more use: read-only since a failover, timed out, internal error."""
+_REFUSED = frozenset({"25006", "25P01", "25P02", "25P03", "25P04", "26000", "XX000"})
+"""Rolled back too: read-only since a failover, no transaction or a failed one, timed out, internal error."""
+_SUSPECT = _REFUSED | {"57014"}
+"""After these the connection is given up. (A BEGIN that was cancelled leaves asyncpg believing in a transaction.)"""
 
 _SESSION = {
     # Whoever loses power leaves sessions behind that hold row locks: the server ends them before their leases expire.
@@ -156,7 +158,7 @@ class PostgresDatabase:
                 if commit:
                     await connection.commit()
             except DBAPIError as error:
-                if _sqlstate(error) in _REFUSED and not error.connection_invalidated:
+                if _sqlstate(error) in _SUSPECT and not error.connection_invalidated:
                     await connection.invalidate()
                 raise
             finally:

@@ -148,10 +148,10 @@ class Lease:
         """One heartbeat. It is due again at once if it fails, so the next round does not wait."""
         sent = self._clock()
         lapsed = not self.held()
-        renewed = await self._database.write(repository.renew_lease, self.owner, lasting_ms=self._lasting_ms)
-        if not renewed:
+        was_alive = await self._database.write(repository.renew_lease, self.owner, lasting_ms=self._lasting_ms)
+        if was_alive is None:
             await self._enter()
-        if lapsed or not renewed:
+        if lapsed or not was_alive:  # by this process's clock or by the database's: others may have taken its runs
             self.generation += 1
             log.warning("lease_regained", generation=self.generation)
         self._extend(sent)

@@ -24,10 +24,18 @@ def insert_lease(connection: Connection, owner: str, *, host: str, pid: int, las
     )
 
 
-def renew_lease(connection: Connection, owner: str, *, lasting_ms: int) -> bool:
-    """Keep a process alive for another while; False where its row is gone."""
-    statement = update(leases).where(leases.c.owner == owner)
-    return connection.execute(statement.values(expires_at=database_now(connection) + lasting_ms)).rowcount == 1
+def renew_lease(connection: Connection, owner: str, *, lasting_ms: int) -> bool | None:
+    """Keep a process alive for another while.
+
+    Returns:
+        Whether it was alive until now by the database's clock; None if its row is gone.
+    """
+    now = database_now(connection)
+    was_alive = connection.execute(select(leases.c.expires_at > now).where(leases.c.owner == owner)).scalar()
+    if was_alive is None:
+        return None
+    connection.execute(update(leases).where(leases.c.owner == owner).values(expires_at=now + lasting_ms))
+    return bool(was_alive)
 
 
 def delete_lease(connection: Connection, owner: str) -> None:

@@ -117,7 +117,9 @@ class Executor:
         generation = self._ownership.generation
         try:
             stored = await self._take_over(run_id, states=states, if_attempt=if_attempt, if_dead=if_dead, alone=alone)
-            return None if stored is None else await self._continue(stored, doomed, generation)
+            if stored is None or run_id in self._tasks:
+                return None  # somebody else was quicker, here or elsewhere
+            return await self._continue(stored, doomed, generation)
         finally:
             if alone and (stored is None or not stored.isolated or run_id not in self._tasks):
                 self.isolation.end(run_id)

@@ -294,15 +294,17 @@ def _write_batch(
         unsure: deltas in front of its own events may have been.
     """
     events = batch.events
-    if events and (tried or unsure):
-        durable = repository.last_event_of(connection, place.run_id, place.attempt)
-        if tried and events[-1].number <= durable:
-            return [after(connection) for after in batch.after]
-        events = [event for event in events if event.number > durable]
     if batch.after:
         # What ends a run looks for the next: nobody may queue one unseen meanwhile. Before the run's own row, as
         # whoever deletes a conversation takes them in this order too.
         conversation_rows.hold_conversation(connection, place.conversation_id)
+    if events and (tried or unsure):
+        # An earlier commit may still be on its way: with the row locked, either it is there or it never will be.
+        repository.lock_run(connection, place.run_id)
+        durable = repository.last_event_of(connection, place.run_id, place.attempt)
+        if tried and events[-1].number <= durable:
+            return [after(connection) for after in batch.after]
+        events = [event for event in events if event.number > durable]
     values = batch.run or {"attempt": place.attempt}
     if not repository.write_fenced(connection, place.run_id, place.attempt, values):
         return None

@@ -130,11 +130,18 @@ def next_queued(connection: Connection, conversation_id: str) -> str | None:
 
 
 def orphans(
-    connection: Connection, living: Select[Any] | Sequence[str], *, agents: Sequence[str], suspect_from: int, limit: int
+    connection: Connection,
+    owner: str,
+    living: Select[Any] | Sequence[str],
+    *,
+    agents: Sequence[str],
+    suspect_from: int,
+    limit: int,
 ) -> Sequence[Row[str, int, int, int | None]]:
     """Runs of these agents that should be executing but whose process is not among the living, oldest first.
 
-    Those with at least `suspect_from` crashes come behind all others.
+    Those of `owner`, who asks, are none: it may be about to begin them. Those with at least `suspect_from` crashes come
+    behind all others.
 
     Returns:
         Rows of id, attempt, crashes, cancel_requested_at.
@@ -144,7 +151,10 @@ def orphans(
         .where(
             runs.c.state == "running",
             runs.c.agent.in_(agents),
-            or_(runs.c.lease_owner.is_(None), runs.c.lease_owner.not_in(living)),
+            or_(
+                runs.c.lease_owner.is_(None),
+                and_(runs.c.lease_owner != owner, runs.c.lease_owner.not_in(living)),
+            ),
             or_(
                 runs.c.retry_at.is_(None),
                 runs.c.retry_at < database_now(connection),

@@ -174,7 +174,7 @@ def _survey(connection: Connection, owner: str, agents: Sequence[str], *, alone:
         to_cancel=ownership_repository.to_cancel(connection, owner),
         own=ownership_repository.owned(connection, owner, for_ms=_BEGUN_WITHIN_MS),
         orphans=ownership_repository.orphans(
-            connection, alive, agents=agents, suspect_from=SUSPECT_CRASHES, limit=_MOST_A_ROUND
+            connection, owner, alive, agents=agents, suspect_from=SUSPECT_CRASHES, limit=_MOST_A_ROUND
         ),
         answered=ownership_repository.answered(connection, agents),
         waiting=ownership_repository.conversations_waiting(connection, agents),
