@@ -24,10 +24,6 @@ LONG_FUNCTIONS: dict[str, str] = {
 SQLALCHEMY_ANYWHERE = {"Connection", "Row"}  # what a unit of work is handed, and what comes back
 SQLALCHEMY_ALSO: dict[str, tuple[set[str], str]] = {
     "services.py": ({"make_url"}, "chooses what to open by the address"),
-    "testing/chaos/postgres_faults.py": (
-        {"NullPool", "create_async_engine", "text", "AsyncEngine", "AsyncConnection"},
-        "hurts a server on purpose: cancels, locks and terminates beside the port",
-    ),
     "cli/actions/": ({"make_url"}, "names the database to people, without its password"),
     "runs/reaper.py": ({"Select"}, "carries the engine's question about the living into a statement of its own"),
     "testing/chaos/postgres_faults.py": (

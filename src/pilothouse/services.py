@@ -23,6 +23,7 @@ from pilothouse.errors import StartupError, Unavailable
 from pilothouse.idempotency.service import Idempotency
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.identity.service import Identity
+from pilothouse.kit.health import Check
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.deltas import DeltaWriter
@@ -173,7 +174,7 @@ async def _connect(
         follower=follower,
         wakeups=wakeups,
         reaper=reaper,
-        readiness=Readiness(database, supervisor, refusal=executor.refusal),
+        readiness=Readiness(database, supervisor, refusal=executor.refusal, others=partial(_wakeup_checks, wakeups)),
     )
 
 
@@ -246,6 +247,15 @@ async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker, sup
     wakeups.start(supervisor)
     stack.push_async_callback(wakeups.close)
     return wakeups
+
+
+def _wakeup_checks(wakeups: Wakeups) -> list[Check]:
+    """Whether other nodes can wake this one. Without it everything works, a little later."""
+    silent = wakeups.silent_seconds
+    if silent is None:
+        return []
+    reason = None if wakeups.healthy else "Redis gives no sign of life: nodes wake each other more slowly."
+    return [Check("wakeups", ok=wakeups.healthy, age_seconds=silent, reason=reason)]
 
 
 async def _leave_signs(owner: SoleOwner, services: Services, times: LeaseSettings) -> None:

@@ -39,7 +39,7 @@ class Listener:
     def _on_connected(self) -> None:
         self.connects += 1
 
-    def report(self, name: str = "wake-ups in") -> LoopReport:
+    def report(self, name: str = "wakeups-in") -> LoopReport:
         return next(report for report in self.supervisor.reports() if report.name == name)
 
     async def hears(self, speaker: RedisWakeups, run_id: str) -> None:
@@ -152,7 +152,7 @@ async def test_a_server_that_is_started_anew_is_used_again(tmp_path: Any) -> Non
             server.stop()
             await until(lambda: not listener.wakeups.healthy)
             listener.wakeups.run_changed("run_while_away")
-            await until(lambda: listener.report("wake-ups out").failures)
+            await until(lambda: listener.report("wakeups-out").failures)
             server.start()
             await until(lambda: listener.wakeups.healthy)
             await until(lambda: "run_while_away" in listener.runs)  # kept until it could be said
@@ -213,7 +213,7 @@ class Scripted:
 async def test_whatever_a_server_answers_the_listener_goes_on_and_says_why(answer: bytes, reason: str) -> None:
     async with Scripted(answer) as url, listening(url) as listener:
         listener.wakeups.run_changed("run_1")
-        await until(lambda: listener.report().failures >= 2 and listener.report("wake-ups out").failures)
+        await until(lambda: listener.report().failures >= 2 and listener.report("wakeups-out").failures)
         assert reason in (listener.report().reason or "")
         assert not listener.wakeups.healthy
 

@@ -20,6 +20,7 @@ class Readiness:
 
     Args:
         refusal: why no run can begin here now, if none can.
+        others: what else is to be reported.
         clock: seconds that never go back.
     """
 
@@ -29,11 +30,13 @@ class Readiness:
         supervisor: Supervisor,
         *,
         refusal: Callable[[], Unavailable | None],
+        others: Callable[[], list[Check]] = list,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._supervisor = supervisor
         self._refusal = refusal
+        self._others = others
         self._clock = clock
         self._good_at = clock()
         self._asked_at = float("-inf")
@@ -42,7 +45,8 @@ class Readiness:
 
     async def report(self) -> Health:
         """How everything is now. Returns within some two seconds."""
-        checks = [*await self._database_checks(), *map(_check_of, self._supervisor.reports())]
+        loops = map(_check_of, self._supervisor.reports())
+        checks = [*await self._database_checks(), *self._others(), *loops]
         refusal = self._refusal()
         if refusal is not None:
             return Health(refusal.message, checks)

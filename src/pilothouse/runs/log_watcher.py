@@ -79,7 +79,7 @@ class LogWatcher:
 
     def start(self, supervisor: Supervisor) -> None:
         """Begin to look, every now and then."""
-        supervisor.start("log watcher", self._round, stale_seconds=_STALE_SECONDS)
+        supervisor.start("log-watcher", self._round, stale_seconds=_STALE_SECONDS)
 
     def look(self) -> None:
         """Look at once: wake-ups may have been lost, such as before a connection was made again."""

@@ -116,8 +116,8 @@ class RedisWakeups:
         """Begin to listen and to send."""
         self._supervisor = supervisor
         stale = 2 * (self._ping_seconds + self._timeout)
-        listener = supervisor.start("wake-ups in", self._listen, stale_seconds=stale)
-        self._loops = [listener, supervisor.start("wake-ups out", self._send)]
+        listener = supervisor.start("wakeups-in", self._listen, stale_seconds=stale)
+        self._loops = [listener, supervisor.start("wakeups-out", self._send)]
 
     async def close(self) -> None:
         """Stop; what was not sent yet is sent if that is quick."""
