@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import idle, journal, machine, report, scenarios, silent
+from benchmarks import idle, journal, lag, machine, report, scenarios, silent
 from benchmarks.measure import Rig, measure
 from benchmarks.processes import Server
 from benchmarks.scenarios import CLIENTS, Plan, Results
 
-COMMANDS = ("all", "turns", "tools", "streams", "paced", "long", "idle", "postgres", "silent", "journal")
+COMMANDS = ("all", "turns", "tools", "streams", "paced", "long", "idle", "postgres", "silent", "journal", "lag")
 _PARTS: dict[str, str] = {"turns": "answers", "tools": "answers", "streams": "answers"}
 QUICK = Plan(rounds=1, turns=120, tools=60, streams=48, lone_streams=8, paced_seconds=4, levels=(20, 60),
              long_each=16, held=100, silent_streams=200, silent_sockets=200, silent_requests=100)  # fmt: skip
@@ -25,7 +25,7 @@ TINY = Plan(rounds=1, turns=16, tools=8, streams=16, lone_streams=2, paced_secon
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for; 0 when every answer was right."""
+    """Run what is asked for; 0 when every answer was right, and no bar was missed."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
     plan = _plan(options)
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
             with tempfile.TemporaryDirectory(prefix="pilothouse-benchmark-") as folder:
                 print(report.journal(journal.journal_on_sqlite(Path(folder), plan.turns)))
             return 0
+        if options.command == "lag":
+            return _lag(options, plan)
         _run(options, plan)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -88,6 +90,17 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _lag(options: argparse.Namespace, plan: Plan) -> int:
+    """1 if a piece of work is over the bar."""
+    with tempfile.TemporaryDirectory(prefix="pilothouse-benchmark-") as folder:
+        names = ["tool result: text of 50 MB", "attachment of 5 MB"] if options.tiny else None
+        results = lag.run_lag(Path(folder), plan, say=_say, names=names)
+    print(report.lag(results))
+    if options.json:
+        options.json.write_text(json.dumps(results.rounds, indent=1))
+    return 0 if lag.is_free(results) else 1
 
 
 def _run(options: argparse.Namespace, plan: Plan) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from benchmarks.idle import idle_rows
 from benchmarks.journal import JournalCost
+from benchmarks.lag import lag_rows
 from benchmarks.scenarios import Figures, Results, at_full_speed
 from benchmarks.silent import silent_rows
 from benchmarks.workload import IDEAL_PACED_SECONDS
@@ -29,6 +30,11 @@ def table(header: Row, rows: Sequence[Row]) -> str:
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *(line(row) for row in rows)])
+
+
+def lag(results: Results) -> str:
+    """The longest piece of work of each case."""
+    return table(*lag_rows(results))
 
 
 def answers(results: Results) -> str:

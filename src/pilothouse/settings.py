@@ -142,12 +142,12 @@ class ModelSettings(_Group):
         "Responses API repeats the whole answer; an image the model makes is one event too.",
     )
     max_answer_chars: int = Field(
-        default=2_097_152,
+        default=786_432,
         ge=1_024,
         description="Longest text and reasoning of one answer together, characters. 128,000 tokens are about 500,000.",
     )
     max_argument_chars: int = Field(
-        default=1_048_576, ge=1_024, description="Longest arguments of one tool call, characters."
+        default=524_288, ge=1_024, description="Longest arguments of one tool call, characters."
     )
     max_answer_parts: int = Field(
         default=1_000, ge=1, description="Most parts of one answer: texts, reasoning, tool calls."

@@ -59,3 +59,17 @@ async def test_the_journals_cost_is_that_of_whole_turns(tmp_path):
     cost = await measure_journal(f"sqlite:///{tmp_path / 'journal.db'}", turns=5, size=lambda: 0)
     assert cost.cpu_ms > 0
     assert cost.write_ms > 0
+
+
+def test_a_tiny_look_at_the_event_loop_names_its_cases_and_their_bar():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "lag", "--tiny"],
+        cwd=ROOT,
+        check=False,
+        timeout=170,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in {0, 1}, done.stderr
+    assert "tool result: text of 50 MB" in done.stdout
+    assert "longest piece, ms CPU" in done.stdout

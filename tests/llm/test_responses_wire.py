@@ -167,7 +167,12 @@ def test_each_text_is_shown_once_and_in_order(events, places):
 def test_all_but_deltas_pass_untouched_and_in_order_with_ascending_numbers(events):
     data = on_the_wire([created(), *events, finished()])
     out, _, _ = travel(OpenAIResponses(), [data])
-    merges = {"response.output_text.delta", "response.reasoning_summary_text.delta", "response.reasoning_text.delta"}
+    merges = {
+        "response.output_text.delta",
+        "response.reasoning_summary_text.delta",
+        "response.reasoning_text.delta",
+        "response.function_call_arguments.delta",
+    }
     given_events = events_in(data)
     passed = events_in(out)
     assert [event for event in passed if event["type"] not in merges] == [
@@ -354,3 +359,13 @@ async def test_a_server_that_holds_the_connection_after_the_end_is_not_waited_fo
             with watched_by(RecordingSink()):
                 response = await ask(gateway.model(NAME))
     assert response.text == "Hi"
+
+
+def test_arguments_of_a_call_reach_the_sdk_in_few_events_and_are_not_shown():
+    text = json.dumps({"text": "word " * 10_000})
+    deltas = [call_delta(1, text[at : at + 3]) for at in range(0, len(text), 3)]
+    out, sink, _ = travel(OpenAIResponses(), [on_the_wire([created(), call_added(1), *deltas, finished()])])
+    merged = [event["delta"] for event in events_in(out) if event["type"] == deltas[0]["type"]]
+    assert "".join(merged) == text
+    assert len(merged) < 6
+    assert shown(sink) == []

@@ -54,7 +54,13 @@ OPENAI_EVENTS = st.lists(
         TEXTS.map(lambda text: openai_chunk({"content": text}, choice={"index": 1})),
         st.just(openai_chunk({"role": "assistant", "content": ""})),
         st.just(openai_chunk({"tool_calls": [{"index": 0, "id": "t", "function": {"name": "f", "arguments": "{"}}]})),
-        st.just(openai_chunk({"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]})),
+        TEXTS.map(lambda text: openai_chunk({"tool_calls": [{"index": 0, "function": {"arguments": text}}]})),
+        TEXTS.map(
+            lambda text: openai_chunk({"content": None, "tool_calls": [{"index": 1, "function": {"arguments": text}}]})
+        ),
+        TEXTS.map(
+            lambda text: openai_chunk({"tool_calls": [{"index": 0, "id": "t", "function": {"arguments": text}}]})
+        ),
         st.just({**openai_chunk({}), "choices": []}),
     ),
     max_size=12,
@@ -302,6 +308,66 @@ def test_an_event_of_another_shape_passes_untouched_and_in_order(line):
     assert out.count(line + b"\n\n") == 1
     assert out.split(line + b"\n\n")[0].count(b"data:") == 1
     assert sink.joined() == "abab"
+
+
+def test_arguments_of_a_call_reach_the_sdk_in_few_events_and_are_not_shown():
+    def call(text):
+        return openai_chunk({"content": None, "tool_calls": [{"index": 0, "function": {"arguments": text}}]})
+
+    text = json.dumps({"text": "word " * 10_000})
+    first = openai_chunk({"tool_calls": [{"index": 0, "id": "t", "function": {"name": "f", "arguments": ""}}]})
+    deltas = [call(text[at : at + 3]) for at in range(0, len(text), 3)]
+    out, sink, _ = travel(OpenAIChat(), [framed([first, *deltas], eol="\n", named=False, comments=False)])
+    events = [json.loads(event[5:]) for event in out.split(b"\n\n") if event]
+    calls = [event["choices"][0]["delta"]["tool_calls"][0]["function"] for event in events]
+    assert "".join(call["arguments"] for call in calls) == text
+    assert calls[0] == {"name": "f", "arguments": ""}
+    assert len(calls) < 7
+    assert shown(sink) == []
+
+
+def test_arguments_of_two_calls_stay_apart():
+    def call(index, text):
+        return openai_chunk({"tool_calls": [{"index": index, "function": {"arguments": text}}]})
+
+    events = [call(0, "a"), call(0, "b"), call(1, "c"), call(1, "d"), call(0, "e")]
+    out, _, _ = travel(OpenAIChat(), [framed(events, eol="\n", named=False, comments=False)])
+    given = [json.loads(event[5:])["choices"][0]["delta"]["tool_calls"][0] for event in out.split(b"\n\n") if event]
+    assert [(call["index"], call["function"]["arguments"]) for call in given] == [(0, "ab"), (1, "cd"), (0, "e")]
+
+
+async def test_arguments_of_anthropic_are_merged_to_the_same_message():
+    start = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    text = json.dumps({"text": "word " * 100})
+    message = {"id": "m1", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
+    events = [
+        {"type": "message_start", "message": {**message, "usage": {"input_tokens": 3, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": start},
+        *(
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "input_json_delta", "partial_json": text[at : at + 3]},
+            }
+            for at in range(0, len(text), 3)
+        ),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
+        {"type": "message_stop"},
+    ]
+    data = framed(events, eol="\n", named=True, comments=False)
+    out, sink, _ = travel(AnthropicMessages(), [data])
+    assert out.count(b"input_json_delta") == 1
+    assert shown(sink) == []
+    assert await message_of(anthropic_model(out)) == await message_of(anthropic_model(data))
+
+
+def test_the_sdk_is_given_few_events_at_a_time():
+    events = [openai_chunk({}, finish=None, choice={"index": number % 2}) for number in range(100)]
+    way = ShortWay(OpenAIChat(), StreamTrace(RecordingSink()))
+    portions = way.feed(framed(events, eol="\n", named=False, comments=False))
+    assert len(portions) > 5
+    assert max(portion.count(b"data:") for portion in portions) <= 16
 
 
 def test_tags_around_reasoning_are_not_shown_and_what_is_between_them_is_reasoning():

@@ -10,7 +10,7 @@ from tests.llm.helpers import RecordingSink, byte_server
 from yarl import URL
 
 from pilothouse.llm.deltas import StreamTrace, current_trace
-from pilothouse.llm.pace import Pace
+from pilothouse.llm.pace import Pace, Watch
 from pilothouse.llm.proxies import Proxies
 from pilothouse.llm.transport import AiohttpTransport
 
@@ -133,6 +133,53 @@ async def test_streams_read_on_one_beat_only_when_the_process_is_busy():
     pace._measured = (pace._measured[0] - 10, pace._measured[1])
     pace.measure()
     assert pace.delay == 0
+
+
+async def test_a_stream_that_can_not_be_looked_at_leaves_the_others_watched():
+    class Broken:
+        limit = 0.01
+        looks = 0
+
+        def look(self, now):
+            self.looks += 1
+            raise RuntimeError("a bug")
+
+    class Silent:
+        limit = 0.01
+
+        def __init__(self):
+            self.looked = asyncio.Event()
+            self.again = asyncio.Event()
+
+        def look(self, now):
+            (self.again if self.looked.is_set() else self.looked).set()
+
+    watch, broken, silent = Watch(Pace()), Broken(), Silent()
+    watch.add(broken)
+    watch.add(silent)
+    await asyncio.wait_for(silent.again.wait(), 60)
+    watch.close()
+    assert broken.looks == 1
+
+
+async def test_watching_goes_on_when_the_pace_can_not_be_measured(monkeypatch):
+    class Silent:
+        limit = 0.01
+
+        def __init__(self):
+            self.looked = asyncio.Event()
+
+        def look(self, now):
+            self.looked.set()
+
+    pace, silent = Pace(), Silent()
+    watch = Watch(pace)
+    failures = [OSError("no clock")]
+    monkeypatch.setattr(pace, "measure", lambda: (_ for _ in ()).throw(failures.pop()) if failures else None)
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: None)
+    watch.add(silent)
+    await asyncio.wait_for(silent.looked.wait(), 60)
+    watch.close()
 
 
 async def test_a_busy_process_still_gets_every_byte(monkeypatch):

@@ -57,7 +57,8 @@ class LoopProbe:
         finally:
             spent = time.thread_time() - before
             self._begun = None
-            if spent > self.longest:
+            # The callback in which the block ends goes on with what comes after it.
+            if spent > self.longest and not self._over.is_set():
                 number, stack = self._seen
                 self.longest = spent
                 self.callback = repr(handle)

@@ -215,7 +215,7 @@ async def _attachments(scene: Scene) -> LoopProbe:
     data = base64.b64encode(bytes(range(256)) * 20_000).decode()
     attachment = {"media_type": "image/png", "data": data, "name": "large.png"}
     with LoopProbe() as probe:
-        answer = await scene.other.run(scene.person.chat("See.", attachments=[attachment, attachment]))
+        answer = await scene.other.run(scene.person.chat("See.", attachments=[attachment]))
         again = {"conversation_id": answer["conversation_id"]}
         await scene.other.run(scene.person.chat("Again.", **again))
         await scene.other.run(scene.person.run(answer["run_id"]))
@@ -236,7 +236,7 @@ async def _frames(scene: Scene) -> LoopProbe:
                     message = await asyncio.wait_for(socket.receive(), 60)
                     assert message.type == aiohttp.WSMsgType.TEXT, message
                     frame = json.loads(message.data)
-                    assert frame["type"] != "error", frame
+                    assert frame["type"] not in {"error", "run.failed"}, frame
                     if frame["type"] == "run.completed":
                         break
 
@@ -272,13 +272,13 @@ LAG_CASES: dict[str, tuple[Case, Callable[[], Script]]] = {
     "tool result: 400,000 rows": (_asked(), _fetches("rows")),
     "tool result: 100,000 models": (_asked(), _fetches("models")),
     "tool result: 50 MB of bytes": (_asked(), _fetches("bytes")),
-    "run with 64 results of 31 KB and an answer of 2 MB": (
+    "run with 64 results of 31 KB and an answer of 700 KB": (
         _asked(),
-        _fetches("page", prose(1_900_000), steps=8, calls=8),
+        _fetches("page", prose(700_000), steps=8, calls=8),
     ),
-    "attachments of 10 MB": (_attachments, _WELL),
+    "attachment of 5 MB": (_attachments, _WELL),
     "frames of 1 MB": (_frames, _WELL),
-    "answer of 2 MB in one piece": (_asked(), _says(Turn(text=prose(2_000_000)))),
+    "answer of 700 KB in one piece": (_asked(), _says(Turn(text=prose(700_000)))),
     "answer of 600 KB streamed": (_streamed, _says(Turn(text=prose(600_000)))),
     "arguments of 300 KB streamed": (
         _streamed,

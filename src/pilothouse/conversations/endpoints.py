@@ -1,9 +1,11 @@
 """`/v1/conversations`. Needs `app.state.conversations`, and `app.state.stop_conversation` to end its runs."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, status
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from pilothouse.agents.registry import AgentRegistry
 from pilothouse.conversations.present import conversation_document, message_documents
@@ -15,7 +17,8 @@ from pilothouse.conversations.schemas import (
     NewConversation,
     PinIn,
 )
-from pilothouse.conversations.service import MOST_EXPORTED, Conversations
+from pilothouse.conversations.service import Conversations
+from pilothouse.conversations.transcript import StoredMessage
 from pilothouse.errors import InvalidRequest
 from pilothouse.http.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
 from pilothouse.http.problems import problem_responses
@@ -127,12 +130,11 @@ async def list_messages(
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Page[MessageOut]:
-    """The transcript: what people, the agent and its tools said."""
+    """The transcript: what people, the agent and its tools said. A page of long messages holds fewer than `limit`."""
     after = decode_cursor(cursor, int, int) if cursor is not None else None
-    rows = await service.messages(principal, conversation_id, limit=limit + 1, after=after)
-    shown = rows[:limit]
-    more = encode_cursor(shown[-1].turn, shown[-1].seq) if len(rows) > limit else None
-    return Page(items=[MessageOut.model_validate(item) for item in message_documents(shown)], next_cursor=more)
+    rows, more = await service.page_of_messages(principal, conversation_id, limit=limit, after=after)
+    items = [MessageOut.model_validate(item) for row in rows for item in message_documents([row])]
+    return Page(items=items, next_cursor=encode_cursor(rows[-1].turn, rows[-1].seq) if more else None)
 
 
 @router.put(
@@ -158,10 +160,21 @@ async def pin_message(
 async def export_conversation(conversation_id: ConversationId, principal: Reader, service: Service) -> Response:
     """The conversation with all its messages (10,000 at most), as a file."""
     row = await service.get(principal, conversation_id)
-    rows = await service.messages(principal, conversation_id, limit=MOST_EXPORTED)
-    document = {"conversation": conversation_document(row), "messages": message_documents(rows)}
-    return Response(
-        dumps(document),
+    return StreamingResponse(
+        _exported(conversation_document(row), service.export(principal, conversation_id)),
         media_type="application/json",
         headers={"Content-Disposition": f'attachment; filename="{row.id}.json"'},
     )
+
+
+async def _exported(conversation: dict[str, Any], rows: AsyncIterator[StoredMessage]) -> AsyncIterator[bytes]:
+    """The document of an export, a message at a time: it may be of any size."""
+    yield f'{{"conversation":{dumps(conversation)},"messages":['.encode()
+    separator = ""
+    async for row in rows:
+        [document] = message_documents([row])
+        yield (separator + dumps(document)).encode()
+        separator = ","
+        # The socket takes much at once; others want their turn meanwhile.
+        await asyncio.sleep(0)
+    yield b"]}"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, tuple_, update
 from sqlalchemy.engine import Row
 
 from pilothouse.conversations.tables import conversations, messages
@@ -230,10 +230,42 @@ def page_messages(
     connection: Connection, conversation_id: str, *, limit: int, after: tuple[int, int] | None
 ) -> list[StoredMessage]:
     """A page of the transcript, oldest first. The caller has checked whose conversation it is."""
-    where = [messages.c.conversation_id == conversation_id]
-    if after is not None:
-        where.append(or_(messages.c.turn > after[0], and_(messages.c.turn == after[0], messages.c.seq > after[1])))
     rows = connection.execute(
-        select(*_MESSAGE_COLUMNS).where(*where).order_by(messages.c.turn, messages.c.seq).limit(limit)
+        select(*_MESSAGE_COLUMNS)
+        .where(*_behind(conversation_id, after))
+        .order_by(messages.c.turn, messages.c.seq)
+        .limit(limit)
     )
     return [StoredMessage(*row) for row in rows]
+
+
+def count_within(
+    connection: Connection, conversation_id: str, *, limit: int, after: tuple[int, int] | None, most_bytes: int
+) -> tuple[int, bool]:
+    """How many messages a page may hold so that their payloads are `most_bytes` together, or it holds one.
+
+    Returns:
+        The count, at most `limit`, and whether more messages follow.
+    """
+    # PostgreSQL knows the bytes of a value without reading it.
+    size = func.octet_length if connection.dialect.name == "postgresql" else func.length
+    sizes = connection.execute(
+        select(size(messages.c.payload))
+        .where(*_behind(conversation_id, after))
+        .order_by(messages.c.turn, messages.c.seq)
+        .limit(limit + 1)
+    ).scalars()
+    total, count = 0, 0
+    for number, bytes_of_one in enumerate(sizes):
+        total += bytes_of_one
+        if number == limit or (number and total > most_bytes):
+            return count, True
+        count += 1
+    return count, False
+
+
+def _behind(conversation_id: str, after: tuple[int, int] | None) -> list[ColumnElement[bool]]:
+    where: list[ColumnElement[bool]] = [messages.c.conversation_id == conversation_id]
+    if after is not None:
+        where.append(or_(messages.c.turn > after[0], and_(messages.c.turn == after[0], messages.c.seq > after[1])))
+    return where

@@ -1,6 +1,6 @@
 """What callers can do with their conversations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -15,6 +15,8 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.kit.ids import new_id
 
 MOST_EXPORTED = 10_000
+_PAGE_BYTES = 1_048_576
+_EXPORT_PAGE = 50
 
 
 class Conversations:
@@ -91,6 +93,34 @@ class Conversations:
         """
         return await self._database.read(_page, principal, conversation_id, limit, after)
 
+    async def page_of_messages(
+        self, principal: Principal, conversation_id: str, *, limit: int, after: tuple[int, int] | None = None
+    ) -> tuple[list[StoredMessage], bool]:
+        """A page of the transcript, oldest first, and whether more follows.
+
+        A page ends early, though not before its first message, when it is about a megabyte.
+
+        Raises:
+            NotFound: the caller has no such conversation.
+        """
+        return await self._database.read(_bounded_page, principal, conversation_id, limit, after)
+
+    async def export(self, principal: Principal, conversation_id: str) -> AsyncIterator[StoredMessage]:
+        """All messages of the transcript (`MOST_EXPORTED` at most), oldest first, read as they are asked for.
+
+        Raises:
+            NotFound: the caller has no such conversation, or it was deleted meanwhile.
+        """
+        after: tuple[int, int] | None = None
+        given, more = 0, True
+        while more and given < MOST_EXPORTED:
+            limit = min(_EXPORT_PAGE, MOST_EXPORTED - given)
+            rows, more = await self.page_of_messages(principal, conversation_id, limit=limit, after=after)
+            for row in rows:
+                yield row
+                after = (row.turn, row.seq)
+            given += len(rows)
+
     async def pin(self, principal: Principal, conversation_id: str, *, turn: int, seq: int, pinned: bool) -> None:
         """Keep a message when the history is cut, or no longer.
 
@@ -114,6 +144,14 @@ def _page(
 ) -> list[StoredMessage]:
     _found(repository.get_conversation(connection, principal.tenant, principal.subject, conversation_id))
     return repository.page_messages(connection, conversation_id, limit=limit, after=after)
+
+
+def _bounded_page(
+    connection: Connection, principal: Principal, conversation_id: str, limit: int, after: tuple[int, int] | None
+) -> tuple[list[StoredMessage], bool]:
+    _found(repository.get_conversation(connection, principal.tenant, principal.subject, conversation_id))
+    count, more = repository.count_within(connection, conversation_id, limit=limit, after=after, most_bytes=_PAGE_BYTES)
+    return repository.page_messages(connection, conversation_id, limit=count, after=after), more
 
 
 def _found(row: Row[Any] | None) -> Row[Any]:

@@ -36,8 +36,8 @@ class AnswerLimits:
 
     stream_bytes: int = 67_108_864
     event_bytes: int = 4_194_304
-    chars: int = 2_097_152
-    argument_chars: int = 1_048_576
+    chars: int = 786_432
+    argument_chars: int = 524_288
     parts: int = 1_000
 
 

@@ -211,6 +211,7 @@ class _Call:
         finally:
             current_note.reset(token)
         _check(response)
+        await asyncio.sleep(0)
         return response
 
     async def _request(self) -> ModelResponse:
@@ -243,6 +244,8 @@ class _Call:
                         await asyncio.sleep(0)
         finally:
             current_trace.reset(token)
+        # Putting a large answer together takes as long as handling its last events: others get their turn in between.
+        await asyncio.sleep(0)
         return stream.get()
 
     def _publish_whole(self, sink: DeltaSink, response: ModelResponse) -> None:

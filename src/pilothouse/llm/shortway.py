@@ -22,6 +22,7 @@ _SAMPLE = "~sample~"
 _CASTS = 8
 # Events cost the SDK and the agent loop up to a millisecond each; between portions the event loop gets its turn.
 _PORTION = 32
+_MOST_HIDDEN = 16_384
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)++"', re.DOTALL).match
 _STRING = re.compile(rb'"[^"\\]*+"').match
 _NUMBER = re.compile(rb"\d++").match
@@ -39,9 +40,9 @@ class _Mould:
 
     __slots__ = ("_last", "_steps", "kind")
 
-    def __init__(self, steps: list[tuple[bytes, int, _Match]], last: bytes, kind: Kind) -> None:
+    def __init__(self, steps: list[tuple[bytes, int, _Match]], last: bytes, kind: Kind | None) -> None:
         self._steps, self._last = steps, last
-        self.kind: Kind = kind
+        self.kind: Kind | None = kind
 
     def text_of(self, event: bytes) -> str | None:
         """The text of an event, if it is of this mould and may be merged."""
@@ -65,7 +66,7 @@ class _Mould:
         return None if text[0] == "<" else text
 
 
-def _cast(event: bytes, start: int, *, sample: dict[str, Any], piece: Piece, first: Piece, kind: Kind) -> _Mould | None:
+def _cast(event: bytes, start: int, *, sample: dict[str, Any], piece: Piece, first: Piece) -> _Mould | None:
     """A mould from an event, proven by pouring a sample into it.
 
     Args:
@@ -74,7 +75,6 @@ def _cast(event: bytes, start: int, *, sample: dict[str, Any], piece: Piece, fir
         sample: its data with a sample of a text.
         piece: what it holds.
         first: what the first event of its run holds; volatile fields equal in both are taken for shared bytes.
-        kind: of its text.
     """
     quoted = to_json(piece.text)
     place = event.rfind(quoted)
@@ -99,7 +99,7 @@ def _cast(event: bytes, start: int, *, sample: dict[str, Any], piece: Piece, fir
     except ValueError:
         return None
     expected = {**sample, **{name: _COOLED.get(type(cast("object", sample[name]))) for name in varying}}
-    return _Mould(steps, event[done:], kind) if cooled == expected else None
+    return _Mould(steps, event[done:], piece.kind) if cooled == expected else None
 
 
 _POURED: dict[_Match, bytes] = {_TEXT: to_json(_SAMPLE), _STRING: b'"~"', _NUMBER: b"0"}
@@ -114,6 +114,7 @@ class ShortWay:
         "_casts",
         "_first",
         "_head",
+        "_hidden",
         "_mould",
         "_out",
         "_run",
@@ -135,7 +136,7 @@ class ShortWay:
         self._first = self._head = self._blank = b""
         self._texts: list[str] = []
         self._mould: _Mould | None = None
-        self._casts = 0
+        self._casts = self._hidden = 0
 
     @property
     def ended(self) -> bool:
@@ -169,8 +170,9 @@ class ShortWay:
     def _take(self, event: bytes, blank: bytes) -> None:
         mould = self._mould
         if mould is not None and (text := mould.text_of(event)):
-            self._texts.append(text)
-            self._shown.append((mould.kind, text))
+            self._merge(text, mould.kind)
+            if mould.kind is not None:
+                self._shown.append((mould.kind, text))
             return
         found = find_data(event)
         piece = self._read(event[found[0] : found[1]]) if found is not None else None
@@ -180,13 +182,11 @@ class ShortWay:
             return
         run = self._run
         if run is not None and run.field == piece.field and run.rest == piece.rest:
-            self._texts.append(piece.text)
             if self._casts < _CASTS:
                 self._casts += 1
                 sample = self._wire.merged(piece, _SAMPLE)
-                kind = self._shown[-1][0]
-                mould = _cast(event, found[0], sample=sample, piece=piece, first=run, kind=kind)
-                self._mould = mould or self._mould
+                self._mould = _cast(event, found[0], sample=sample, piece=piece, first=run) or self._mould
+            self._merge(piece.text, piece.kind)
             return
         self._end_run()
         if piece.text.isspace():
@@ -194,6 +194,14 @@ class ShortWay:
             return
         self._run, self._texts = piece, [piece.text]
         self._first, self._head, self._blank = event, event[: found[0]], blank
+
+    def _merge(self, text: str, kind: Kind | None) -> None:
+        self._texts.append(text)
+        if kind is None:
+            # Text is counted when it is shown; arguments by the gateway, which has to see them for that.
+            self._hidden += len(text)
+            if self._hidden >= _MOST_HIDDEN:
+                self._end_run()
 
     def _read(self, data: bytes) -> Piece | None:
         try:
@@ -212,7 +220,7 @@ class ShortWay:
         if run is None:
             return
         self._run = self._mould = None
-        self._casts = 0
+        self._casts = self._hidden = 0
         if len(texts) == 1:
             self._out += (self._first, self._blank)
             return

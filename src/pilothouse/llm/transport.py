@@ -1,6 +1,7 @@
 """The HTTP transport under the provider SDKs: one pool of connections on aiohttp, and the short way of tokens."""
 
 import asyncio
+import io
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
@@ -22,6 +23,8 @@ from pilothouse.llm.wires import wire_for_path
 
 __all__ = ["AiohttpTransport"]
 
+# Larger ones are handed to the socket in pieces, for one write of megabytes holds the event loop.
+_LARGE_BODY = 262_144
 _KEEPALIVE_SECONDS = 60
 _DNS_SECONDS = 60
 _NOT_SENT_ON = frozenset({b"content-length", b"transfer-encoding", b"accept-encoding"})
@@ -84,7 +87,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             response = await self._open_session().request(
                 request.method,
                 url,
-                data=body or None,
+                data=io.BytesIO(body) if len(body) > _LARGE_BODY else body or None,
                 headers=_headers(request, is_stream=trace is not None),
                 allow_redirects=False,
                 proxy=proxy,

@@ -24,14 +24,17 @@ _REASONING_FIELDS = ("reasoning", "reasoning_content")
 _TEXT_FIELDS = frozenset({"content", *_REASONING_FIELDS})
 VOLATILE = ("created", "obfuscation", "sequence_number")
 """Fields that differ from event to event; a merged one keeps those of the first, which leaves numbers ascending."""
-_RESPONSES_DELTAS: dict[Any, Kind] = {
+_RESPONSES_DELTAS: dict[Any, Kind | None] = {
+    "response.function_call_arguments.delta": None,
     "response.output_text.delta": "text",
     "response.reasoning_summary_text.delta": "reasoning",
     "response.reasoning_text.delta": "reasoning",
 }
 _RESPONSES_ENDS = frozenset({"response.completed", "response.failed", "response.incomplete", "error"})
-_ANTHROPIC_DELTAS: dict[Any, tuple[str, Kind]] = {
+_ARGUMENTS = "arguments"
+_ANTHROPIC_DELTAS: dict[Any, tuple[str, Kind | None]] = {
     "text_delta": ("text", "text"),
+    "input_json_delta": ("partial_json", None),
     "thinking_delta": ("thinking", "reasoning"),
 }
 _EMPTY: tuple[Any, ...] = (None, "", [])
@@ -39,12 +42,16 @@ _EMPTY: tuple[Any, ...] = (None, "", [])
 
 @dataclass(slots=True)
 class Piece:
-    """A delta that may be merged with others whose `field` and `rest` are equal."""
+    """A delta that may be merged with others whose `field` and `rest` are equal.
+
+    `kind` says as what its text is shown; `None` for arguments of a tool call, which are not.
+    """
 
     field: str
     text: str
     rest: Any
     event: dict[str, Any]
+    kind: Kind | None
 
 
 @dataclass(slots=True)
@@ -104,8 +111,9 @@ class OpenAIChat:
         if not delta or delta.get("refusal"):
             return _NOTHING
         reading = Reading(self._shown(delta))
-        if reading.shown and len(cast("list[Any]", choices)) == 1:
-            reading.piece = _openai_piece(event, choice, delta)
+        if len(cast("list[Any]", choices)) == 1:
+            read_piece = _openai_piece if reading.shown else _openai_arguments
+            reading.piece = read_piece(event, choice, delta)
         return reading
 
     def marks_end(self, data: bytes) -> None:
@@ -114,7 +122,11 @@ class OpenAIChat:
 
     def merged(self, piece: Piece, text: str) -> dict[str, Any]:
         choice = piece.event["choices"][0]
-        return {**piece.event, "choices": [{**choice, "delta": {**choice["delta"], piece.field: text}}]}
+        value: Any = text
+        if piece.kind is None:
+            call = choice["delta"][piece.field][0]
+            value = [{**call, "function": {**call["function"], _ARGUMENTS: text}}]
+        return {**piece.event, "choices": [{**choice, "delta": {**choice["delta"], piece.field: value}}]}
 
     def _shown(self, delta: dict[str, Any]) -> list[tuple[Kind, str]]:
         shown: list[tuple[Kind, str]] = []
@@ -190,15 +202,15 @@ class OpenAIResponses:
     def merged(self, piece: Piece, text: str) -> dict[str, Any]:
         return {**piece.event, piece.field: text}
 
-    def _delta(self, event: dict[str, Any], kind: Kind) -> Reading:
+    def _delta(self, event: dict[str, Any], kind: Kind | None) -> Reading:
         text = event.get("delta")
         if not isinstance(text, str) or not text:
             return _NOTHING
-        reading = Reading([(kind, text)])
+        reading = _reading(kind, text)
         # What is resumed goes on after the last event's number.
         if not self.resumable and not event.get("logprobs"):
             rest = [(name, value) for name, value in event.items() if name != "delta" and name not in VOLATILE]
-            reading.piece = Piece("delta", text, rest, event)
+            reading.piece = Piece("delta", text, rest, event, kind)
         return reading
 
 
@@ -214,7 +226,7 @@ def wire_for_path(path: str) -> Wire | None:
 
 
 def _openai_piece(event: dict[str, Any], choice: dict[str, Any], delta: dict[str, Any]) -> Piece | None:
-    if choice.get("index") != 0 or choice.get("finish_reason") or choice.get("logprobs") or event.get("usage"):
+    if not _is_plain(event, choice):
         return None
     found: str | None = None
     for name, value in delta.items():
@@ -227,11 +239,39 @@ def _openai_piece(event: dict[str, Any], choice: dict[str, Any], delta: dict[str
         return None
     text: str = delta[found]
     # The agent loop drops white space before the first text, and takes a lone tag as the start of reasoning.
-    if (text[0] == "<" and text[-1] == ">") or event.get("error"):
+    if text[0] == "<" and text[-1] == ">":
         return None
+    return Piece(found, text, _openai_rest(event, choice), event, "text" if found == "content" else "reasoning")
+
+
+def _openai_arguments(event: dict[str, Any], choice: dict[str, Any], delta: dict[str, Any]) -> Piece | None:
+    """More of the arguments of a call that has begun."""
+    calls: Any = delta.get("tool_calls")
+    if not _is_plain(event, choice) or not isinstance(calls, list) or len(cast("list[Any]", calls)) != 1:
+        return None
+    if any(value not in _EMPTY for name, value in delta.items() if name not in {"role", "tool_calls"}):
+        return None
+    call = _mapping(calls[0])
+    function = _mapping((call or {}).get("function"))
+    if call is None or function is None or function.get("name"):
+        return None
+    text = function.get(_ARGUMENTS)
+    if not isinstance(text, str) or not text:
+        return None
+    others = [(name, value) for name, value in call.items() if name != "function"]
+    more = [(name, value) for name, value in function.items() if name != _ARGUMENTS]
+    return Piece("tool_calls", text, (_openai_rest(event, choice), others, more), event, None)
+
+
+def _is_plain(event: dict[str, Any], choice: dict[str, Any]) -> bool:
+    """Whether nothing but a delta is said, of the first choice."""
+    beside = choice.get("finish_reason") or choice.get("logprobs") or event.get("usage") or event.get("error")
+    return choice.get("index") == 0 and not beside
+
+
+def _openai_rest(event: dict[str, Any], choice: dict[str, Any]) -> Any:
     rest = [(name, value) for name, value in event.items() if name != "choices" and name not in VOLATILE]
-    others = [(name, value) for name, value in choice.items() if name != "delta"]
-    return Piece(found, text, (rest, others), event)
+    return rest, [(name, value) for name, value in choice.items() if name != "delta"]
 
 
 def _joined_parts(content: Any) -> str:
@@ -249,10 +289,14 @@ def _anthropic_delta(event: dict[str, Any]) -> Reading:
     text = delta.get(name)
     if not isinstance(text, str) or not text:
         return _NOTHING
-    reading = Reading([(shown, text)])
+    reading = _reading(shown, text)
     if len(event) == 3 and len(delta) == 2:
-        reading.piece = Piece(name, text, event.get("index"), event)
+        reading.piece = Piece(name, text, event.get("index"), event, shown)
     return reading
+
+
+def _reading(kind: Kind | None, text: str) -> Reading:
+    return Reading([] if kind is None else [(kind, text)])
 
 
 def _mapping(value: Any) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """From a chat request on any face to a `NewRun`."""
 
+import asyncio
 from typing import Literal
 
 from pilothouse.agents.registry import AgentRegistry, ServedAgent
@@ -45,6 +46,9 @@ class ChatRequests:
                     f"An attachment is {len(item.data)} bytes; at most {self._attachment_bytes} are taken.",
                     code="attachment_too_large",
                 )
+        if request.attachments:
+            # They were decoded in one piece of work just now, and are written in the next.
+            await asyncio.sleep(0)
         mode: Literal["stream", "whole"] = "stream" if stream else "whole"
         return NewRun(
             principal=principal,
