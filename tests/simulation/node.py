@@ -37,6 +37,7 @@ class Node:
         self.paused = False
         self.paused_at = 0.0
         self.ready = False
+        self.ready_at = 0.0
         self.stopping = False
         self.requests: dict[Callable[[], None], None] = {}  # in order, as a set would not be
         self.database = SimDatabase(world, self)
@@ -57,7 +58,7 @@ class Node:
             self.world.note(f"could not start: {error.message}")
             self.world.end_process(self, restart_seconds=1.0)
             return
-        self.ready = True
+        self.ready, self.ready_at = True, self.world.clock.now
         self.world.note("serves")
 
     async def _start(self) -> None:

@@ -284,7 +284,16 @@ class World:
         for node in self.slots.values():
             if node is not None:
                 self._go_on(node)
-        self.after(TAKEOVER_SECONDS, self.checks.takeovers)
+        self._look_for_takeovers()
+
+    def _look_for_takeovers(self) -> None:
+        """Once somebody has been there for long enough to take over what the dead left."""
+        long_ago = self.clock.now - TAKEOVER_SECONDS
+        since = max(self.plan.quiet_at, 0.0)
+        if any(node is not None and node.ready and max(node.ready_at, since) <= long_ago for node in self.slots.values()):
+            self.checks.takeovers()
+        else:
+            self.after(1.0, self._look_for_takeovers)
 
     def tell_nodes(self, tell: Callable[[Node], None], *, but: Node | None = None) -> None:
         """A wake-up to all nodes, each of which it may not reach."""
