@@ -289,8 +289,8 @@ class World:
     def _look_for_takeovers(self) -> None:
         """Once somebody has been there for long enough to take over what the dead left."""
         long_ago = self.clock.now - TAKEOVER_SECONDS
-        since = max(self.plan.quiet_at, 0.0)
-        if any(node is not None and node.ready and max(node.ready_at, since) <= long_ago for node in self.slots.values()):
+        serving = [node for node in self.slots.values() if node is not None and node.ready]
+        if any(max(node.ready_at, self.plan.quiet_at) <= long_ago for node in serving):
             self.checks.takeovers()
         else:
             self.after(1.0, self._look_for_takeovers)
