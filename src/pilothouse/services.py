@@ -251,11 +251,10 @@ async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker, sup
 
 def _wakeup_checks(wakeups: Wakeups) -> list[Check]:
     """Whether other nodes can wake this one. Without it everything works, a little later."""
-    silent = wakeups.silent_seconds
-    if silent is None:
+    if isinstance(wakeups, NoWakeups):
         return []
     reason = None if wakeups.healthy else "Redis gives no sign of life: nodes wake each other more slowly."
-    return [Check("wakeups", ok=wakeups.healthy, age_seconds=silent, reason=reason)]
+    return [Check("wakeups", ok=wakeups.healthy, age_seconds=wakeups.silent_seconds or 0.0, reason=reason)]
 
 
 async def _leave_signs(owner: SoleOwner, services: Services, times: LeaseSettings) -> None:

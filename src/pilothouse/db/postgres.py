@@ -151,7 +151,7 @@ class PostgresDatabase:
         loop = asyncio.get_running_loop()
         cut_at = loop.time() + self._limit * 0.95
         async with self._engine.connect() as connection:
-            driver = await _driver_of(connection)
+            driver = _driver_of(connection)
             watchdog = loop.call_at(cut_at, driver.terminate)
             try:
                 result = await connection.run_sync(lambda sync: unit(sync, *args, **kwargs))
@@ -166,9 +166,11 @@ class PostgresDatabase:
             return result
 
 
-async def _driver_of(connection: AsyncConnection) -> Any:
+def _driver_of(connection: AsyncConnection) -> Any:
     """The connection of asyncpg itself."""
-    return (await connection.get_raw_connection()).driver_connection
+    if connection.sync_connection is None:
+        raise InterfaceError("", None, ConnectionError("the connection is closed"))
+    return connection.sync_connection.connection.driver_connection
 
 
 def _ping(connection: Connection) -> None:
