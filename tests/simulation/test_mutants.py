@@ -36,7 +36,8 @@ def fence_always_passes(patch: pytest.MonkeyPatch) -> None:
 
 
 def reaper_ignores_leases(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(engine_rows, "alive", lambda _connection: select(leases.c.owner).where(false()))
+    for module in (engine_rows, ownership_repository):  # whoever looks for orphans, and whoever takes one over
+        patch.setattr(module, "alive", lambda _connection: select(leases.c.owner).where(false()))
 
 
 def lease_does_not_run_out(patch: pytest.MonkeyPatch) -> None:
