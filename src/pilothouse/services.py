@@ -174,7 +174,7 @@ async def _connect(
         follower=follower,
         wakeups=wakeups,
         reaper=reaper,
-        readiness=Readiness(database, supervisor, refusal=executor.refusal, others=partial(_wakeup_checks, wakeups)),
+        readiness=Readiness(database, supervisor, refusal=executor.refusal, others=partial(_checks, wakeups, executor)),
     )
 
 
@@ -249,12 +249,14 @@ async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker, sup
     return wakeups
 
 
-def _wakeup_checks(wakeups: Wakeups) -> list[Check]:
-    """Whether other nodes can wake this one. Without it everything works, a little later."""
+def _checks(wakeups: Wakeups, executor: Executor) -> list[Check]:
+    """What is worth telling, though the process works without it: wake-ups, and that a suspect executes alone."""
+    alone = executor.isolation.run_id
+    told = [] if alone is None else [Check("isolation", ok=False, age_seconds=0.0, reason=f"{alone} executes alone.")]
     if isinstance(wakeups, NoWakeups):
-        return []
+        return told
     reason = None if wakeups.healthy else "Redis gives no sign of life: nodes wake each other more slowly."
-    return [Check("wakeups", ok=wakeups.healthy, age_seconds=wakeups.silent_seconds or 0.0, reason=reason)]
+    return [*told, Check("wakeups", ok=wakeups.healthy, age_seconds=wakeups.silent_seconds or 0.0, reason=reason)]
 
 
 async def _leave_signs(owner: SoleOwner, services: Services, times: LeaseSettings) -> None:

@@ -65,7 +65,8 @@ class RedisSettings(_Group):
     """Wake-ups between nodes."""
 
     url: SecretStr | None = Field(
-        default=None, description="`redis://…` (Redis or Valkey). Needed for more than one node."
+        default=None,
+        description="`redis://…` (Redis or Valkey): lets nodes wake each other at once. Without it they look.",
     )
 
 

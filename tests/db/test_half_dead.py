@@ -6,11 +6,12 @@ import logging
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from pilothouse.db import Database, open_database
 from pilothouse.errors import Unavailable
+from pilothouse.testing.proxy import BlackHole, Pass, TcpProxy
 
 HANG_SECONDS = 30
 REPEATED = {"40001": "serialization", "40P01": "deadlock", "55P03": "lock timeout", "57014": "cancelled"}
@@ -257,3 +258,97 @@ async def test_a_unit_whose_caller_gave_up_before_it_began_is_not_run(sqlite: Da
     go_on.set()
     await occupying
     assert await sqlite.read(count) == 0
+
+
+@pytest.fixture
+async def proxied(empty_postgres_url: str) -> AsyncIterator[tuple[TcpProxy, Database]]:
+    address = make_url(empty_postgres_url)
+    async with TcpProxy("127.0.0.1", address.port or 5432) as proxy:
+        through = address.set(port=proxy.port).render_as_string(hide_password=False)
+        database = await open_database(through, pool_size=2, limit_seconds=1)
+        await database.write(run, "CREATE TABLE notes (n integer PRIMARY KEY)")
+        yield proxy, database
+        proxy.switch(Pass())
+        await database.close()
+
+
+async def test_a_connection_into_a_black_hole_is_cut_and_the_next_unit_gets_another(
+    proxied: tuple[TcpProxy, Database],
+) -> None:
+    proxy, database = proxied
+    proxy.switch(BlackHole(), new=False)
+    async with asyncio.timeout(HANG_SECONDS):
+        with contextlib.suppress(Unavailable):  # or the answer, over a new connection
+            await database.write(run, "SELECT 1")
+        assert await database.write(run, "SELECT 2") == 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_black_hole_at_the_rollback_of_a_read_holds_nobody(
+    proxied: tuple[TcpProxy, Database], count: int
+) -> None:
+    proxy, database = proxied
+
+    def unit(connection: Connection) -> object:
+        value = run(connection, "SELECT 1")
+        proxy.switch(BlackHole(), new=False)
+        return value
+
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(database.read(run, "SELECT pg_sleep(0.05)") for _ in range(2)))
+    began = loop.time()
+    async with asyncio.timeout(HANG_SECONDS):
+        results = await asyncio.gather(*(database.read(unit) for _ in range(count)), return_exceptions=True)
+    assert all(result == 1 or isinstance(result, Unavailable) for result in results)
+    # Not the machine's speed: without the bound SQLAlchemy's graceful close adds two seconds to each.
+    assert loop.time() - began < 3
+
+
+async def test_a_units_own_error_is_not_hidden_by_a_rollback_that_fails(proxied: tuple[TcpProxy, Database]) -> None:
+    proxy, database = proxied
+
+    def unit(connection: Connection) -> None:
+        run(connection, "SELECT 1")
+        proxy.switch(BlackHole(), new=False)
+        raise KeyError("mine")
+
+    async with asyncio.timeout(HANG_SECONDS):
+        with pytest.raises(KeyError, match="mine"):
+            await database.write(unit)
+
+
+async def test_a_caller_that_is_cancelled_while_a_rollback_hangs_is_cancelled(
+    proxied: tuple[TcpProxy, Database],
+) -> None:
+    proxy, database = proxied
+    held = asyncio.Event()
+
+    def unit(connection: Connection) -> None:
+        run(connection, "SELECT 1")
+        proxy.switch(BlackHole(), new=False)
+        held.set()
+
+    reading = asyncio.create_task(database.read(unit))
+    async with asyncio.timeout(HANG_SECONDS):
+        await held.wait()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    assert reading.cancelled()
+
+
+async def test_a_file_that_cannot_be_opened_again_does_not_keep_the_process_from_ending(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_disk() -> None:
+        raise OSError("no disk")
+
+    monkeypatch.setattr(sqlite._write_engine, "connect", no_disk)  # type: ignore[attr-defined]
+    monkeypatch.setattr("pilothouse.db.sqlite._commit_together", lambda _connection, _batch: False)
+    await sqlite.write(run, "SELECT 1")
+    waiting = asyncio.create_task(sqlite.maintain(add_much, 1, 10))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(HANG_SECONDS):
+        await sqlite.close()
+        with pytest.raises(Unavailable):
+            await waiting

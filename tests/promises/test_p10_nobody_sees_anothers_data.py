@@ -3,9 +3,11 @@
 import re
 
 import pytest
+from sqlalchemy import update
 from tests.promises.test_p5_stop_means_stopped import Tools, calling
 from tests.support.server import running
 
+from pilothouse.runs.tables import runs
 from pilothouse.testing.provider import Script, ToolCall
 
 BODIES = {
@@ -84,3 +86,17 @@ async def test_a_token_without_the_scope_is_forbidden(sqlite_url):
         assert (await reader.get(f"/v1/runs/{run_id}")).status_code == 200
         for response in (await reader.send("hi"), await reader.post(f"/v1/runs/{run_id}/cancel")):
             assert (response.status_code, response.json()["code"]) == (403, "missing_scope")
+
+
+async def test_only_an_operator_lets_somebody_elses_parked_run_go_on_and_sees_nothing_of_it(database_url):
+    """Seen in review: `runs:*`, which every user holds, was enough, and the answer held the whole run."""
+    async with running(database_url, Script(turns=["My secret."])) as server:
+        answer = await server.chat("hi")
+        parked = {"state": "failed", "error": {"code": "poisoned", "message": "", "category": "fatal"}}
+        await server.database.write(lambda c: c.execute(update(runs).values(**parked)) and None)
+        path = f"/v1/runs/{answer['run_id']}/release"
+        for scope in ("chat runs:* conversations:* agents:read tools:call", "runs:*"):
+            assert (await server.person("bob", scope=scope).post(path)).status_code == 403
+        assert (await server.person("eve", tenant="other", scope="admin").post(path)).status_code == 404
+        released = await server.person("olga", scope="admin").post(path)
+        assert (released.status_code, released.json()) == (202, {"run_id": answer["run_id"], "state": "running"})

@@ -227,7 +227,8 @@ async def parked(node):
 
 async def test_an_operator_releases_a_parked_run_and_it_goes_on_where_it_was(node, gate):
     run_id = await parked(node)
-    row = await node.runs.release(ME, run_id)
+    assert await node.runs.release(ME, run_id) == "running"
+    row = await row_of(node, run_id)
     assert (row.state, row.error, row.crashes_alone) == ("running", None, 0)
     assert await reaper_of(node).once() == 1
     await gate.until_asked("guilty")
@@ -266,3 +267,54 @@ async def test_another_tenant_has_no_such_run(node):
     run_id = await parked(node)
     with pytest.raises(NotFound):
         await node.runs.release(replace(ME, tenant="other"), run_id)
+
+
+async def test_time_at_the_door_is_not_the_runs_own(database, gate):
+    """Seen in review: a run that waited for a suspect failed with run_timeout before its model was asked."""
+    async with Node(database, Agent(FunctionModel(gate.answer), name="helper"), timeout_seconds=0.3) as node:
+        node.executor.isolation.begin("run_suspect")
+        accepted = await node.start("beside")
+        await asyncio.sleep(0.5)  # longer than its limit
+        node.executor.isolation.end("run_suspect")
+        await gate.until_asked("beside")
+        gate.let_go("beside")
+        assert (await accepted.task).state == "completed"
+        assert (await row_of(node, accepted.run_id)).paused_ms >= 400
+
+
+async def test_a_suspect_that_somebody_else_has_taken_holds_nobody_back(node, gate, monkeypatch):
+    monkeypatch.setattr(execute, "_ALONE_SECONDS", 0.01)
+    suspect = await orphan(node, "suspect", crashes=2)
+    reaper = reaper_of(node)
+    await reaper.once()
+    await gate.until_asked("suspect")
+    await node.database.write(take_elsewhere, suspect)
+    accepted = await node.start("beside")
+    await gate.until_asked("beside")
+    for text in ("suspect", "beside"):
+        gate.let_go(text)
+    await accepted.task
+
+
+def take_elsewhere(connection, run_id):
+    connection.execute(update(runs).where(runs.c.id == run_id).values(attempt=runs.c.attempt + 1))
+
+
+async def test_what_a_process_takes_up_of_its_own_is_no_crash(node, gate):
+    run_id = await orphan(node, "mine", tool_at_work=True, crashes=1, isolated=True, lease_owner=node.executor.owner)
+    await node.executor.resume(run_id, states=("running",))
+    row = await row_of(node, run_id)
+    assert (row.crashes, row.crashes_alone) == (1, 0)
+    await gate.until_asked("mine")
+    gate.let_go("mine")
+    await asyncio.gather(*node.executor._tasks.values())
+
+
+async def test_a_suspect_is_not_taken_up_beside_what_began_in_the_same_round(node, gate):
+    suspect = await orphan(node, "suspect", crashes=2)
+    busy = await node.start("busy")
+    await gate.until_asked("busy")
+    assert await node.executor.resume(suspect, states=("running",), isolate=True) is None
+    assert (await row_of(node, suspect)).attempt == 1
+    gate.let_go("busy")
+    await busy.task

@@ -18,9 +18,11 @@ from pilothouse.identity.principal import local_principal
 from pilothouse.kit.clock import now_ms
 from pilothouse.runs import repository
 from pilothouse.runs.admit import admit
+from pilothouse.runs.errors import Fenced
 from pilothouse.runs.events import START, from_rows
 from pilothouse.runs.reaper import Reaper
 from pilothouse.runs.tables import runs
+from pilothouse.settings import Settings
 from pilothouse.tools import tool
 
 ME = local_principal()
@@ -181,3 +183,66 @@ async def test_every_callback_of_one_commit_is_called_and_gets_its_own_answer(da
         assert (first, second, third) == ("one", "two", None)
         gate.set()
         assert (await accepted.task).text == "Hello."
+
+
+async def test_after_a_batch_that_was_given_up_nothing_is_written(database, monkeypatch):
+    """A later batch would leave a hole in the transcript and in the log."""
+    gate = asyncio.Event()
+
+    async def answer(_messages, _info):
+        await gate.wait()
+        return ModelResponse(parts=[TextPart("Hello.")])
+
+    async with Node(database, agent(answer)) as node:
+        accepted = await node.start("Hello?")
+        [run] = node.executor._runs.values()
+        monkeypatch.setattr("pilothouse.runs.journal._GIVE_UP_SECONDS", -1.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(node.database, "write", refuse)
+            run.journal.state_fact("message", step=1, text="lost")
+            with pytest.raises(Unavailable):
+                await run.journal.commit()
+        run.journal.state_fact("message", step=1, text="after it")
+        with pytest.raises(Fenced):
+            await run.journal.commit()
+        gate.set()
+        await asyncio.gather(accepted.task, return_exceptions=True)
+        assert [event.type for event in await log_of(database, accepted.run_id)] == ["run.queued", "run.started"]
+
+
+async def refuse(*_args, **_kwargs):
+    raise Unavailable("The database is away.")
+
+
+async def test_streamed_text_whose_write_failed_once_is_written_by_a_later_round(database):
+    """Seen in review: followers on other nodes saw a silent stream until the run's next commit."""
+    gate = asyncio.Event()
+
+    async def answer(_messages, _info):
+        await gate.wait()
+        return ModelResponse(parts=[TextPart("Hello.")])
+
+    async with Node(database, agent(answer), settings=Settings(runs={"delta_flush_seconds": 1_000})) as node:
+        accepted = await node.start("Hello?", stream=True)
+        async with asyncio.timeout(HANG_SECONDS):
+            while not node.executor._runs:
+                await asyncio.sleep(0)
+        [run] = node.executor._runs.values()
+        run.text_delta("Hel")
+        real, node.deltas._database = node.deltas._database, Refusing()
+        with pytest.raises(Unavailable):
+            await node.deltas.write_all()
+        node.deltas._database = real
+        run.text_delta("lo")
+        async with asyncio.timeout(HANG_SECONDS):
+            while not [e for e in await log_of(database, accepted.run_id) if e.type == "text.delta"]:
+                await node.deltas.write_all()
+        texts = [e.data["text"] for e in await log_of(database, accepted.run_id) if e.type == "text.delta"]
+        assert "".join(texts) == "Hello"
+        gate.set()
+        assert (await accepted.task).text == "Hello."
+
+
+class Refusing:
+    async def write(self, *_args, **_kwargs):
+        raise Unavailable("The database is away.")

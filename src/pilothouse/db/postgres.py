@@ -7,6 +7,7 @@ a connection has failed once, the next unit gets a fresh one.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -29,6 +30,8 @@ LIMIT_SECONDS = 4.5
 
 _CONNECT_SECONDS = 3.0
 _PATIENCE_SECONDS = 3600.0
+_CUT_BEFORE = 0.05
+"""Share of a unit's time that is left for the pool to be made anew."""
 _PROBE_AFTER_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
 _FIRST_WAIT_SECONDS = 0.02
@@ -110,10 +113,10 @@ class PostgresDatabase:
         return database
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._repeat(lambda: self._once(unit, args, kwargs, commit=False), reading=True)
+        return await self._repeat(partial(self._once, unit, args, kwargs, commit=False), reading=True)
 
     async def write(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._repeat(lambda: self._once(unit, args, kwargs, commit=True), reading=False)
+        return await self._repeat(partial(self._once, unit, args, kwargs, commit=True), reading=False)
 
     async def maintain(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
@@ -126,16 +129,18 @@ class PostgresDatabase:
         await self._engine.dispose()
         await self._patient.dispose()
 
-    async def _repeat(self, once: Callable[[], Awaitable[T]], *, reading: bool) -> T:
-        """Run a unit again where it surely left nothing behind, as long as its time lasts."""
+    async def _repeat(self, once: Callable[[float], Awaitable[T]], *, reading: bool) -> T:
+        """Run a unit again if it surely left nothing behind, as long as its time lasts."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limit
         wait = _FIRST_WAIT_SECONDS
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await once()
+                    return await once(deadline - _CUT_BEFORE * self._limit)
             except Exception as error:
+                if _is_cancelled():  # SQLAlchemy's rollback failed on the way out, which hid it
+                    raise asyncio.CancelledError from error
                 failure = _translated(error)
                 again = isinstance(failure, Unavailable) and (reading or _sqlstate(error) in _REPEATABLE)
                 pause = wait * (0.5 + random.random())  # noqa: S311 - jitter
@@ -144,26 +149,38 @@ class PostgresDatabase:
             await asyncio.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
-    async def _once(self, unit: Callable[..., T], args: Any, kwargs: Any, *, commit: bool) -> T:
-        # A connection into a black hole answers nothing, not even a cancel: shortly before the unit's time is over it
-        # is cut, so that what waits for it fails and the pool is made anew.
+    async def _once(self, unit: Callable[..., T], args: Any, kwargs: Any, cut_at: float, *, commit: bool) -> T:
+        # A connection into a black hole answers nothing, not even a cancel or a rollback: shortly before the unit's
+        # time is over it is cut, so that what waits for it fails and the pool is made anew.
         watchdog: asyncio.TimerHandle | None = None
-        loop = asyncio.get_running_loop()
-        cut_at = loop.time() + self._limit * 0.95
-        async with self._engine.connect() as connection:
-            driver = _driver_of(connection)
-            watchdog = loop.call_at(cut_at, driver.terminate)
-            try:
-                result = await connection.run_sync(lambda sync: unit(sync, *args, **kwargs))
-                if commit:
-                    await connection.commit()
-            except DBAPIError as error:
-                if _sqlstate(error) in _SUSPECT and not error.connection_invalidated:
-                    await connection.invalidate()
-                raise
-            finally:
+        own: Exception | None = None
+        try:
+            async with self._engine.connect() as connection:
+                watchdog = asyncio.get_running_loop().call_at(cut_at, _driver_of(connection).terminate)
+                try:
+                    result = await connection.run_sync(lambda sync: unit(sync, *args, **kwargs))
+                    if commit:
+                        await connection.commit()
+                except DBAPIError as error:
+                    if _sqlstate(error) in _SUSPECT and not error.connection_invalidated:
+                        await connection.invalidate()
+                    raise
+                except Exception as error:
+                    own = error
+                    raise
+                return result
+        except Exception:
+            if own is not None:
+                raise own  # noqa: B904 - what the rollback met is of no interest to whoever raised this
+            raise
+        finally:
+            if watchdog is not None:
                 watchdog.cancel()
-            return result
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _driver_of(connection: AsyncConnection) -> Any:

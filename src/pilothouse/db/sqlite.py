@@ -150,7 +150,20 @@ class SqliteDatabase:
                         return
             except Exception as error:  # noqa: BLE001 - the writer must not end: open the file anew
                 log.warning("database_reopened", reason=_reason(error)[:200])
+                if self._closed:
+                    self._refuse_waiting()
+                    return
                 time.sleep(_REOPEN_SECONDS)
+
+    def _refuse_waiting(self) -> None:
+        """Nothing more can be written, and nobody may wait for it."""
+        batch: list[_Job] = []
+        while not self._jobs.empty():
+            if (job := self._jobs.get()) is not None:
+                job.error = _away()
+                batch.append(job)
+        for loop, jobs in _by_loop(batch).items():
+            _settle_on(loop, jobs)
 
     def _write_batches(self, connection: Connection) -> bool:
         """Commit what comes, batch by batch. Returns True once the database was closed, False to open it anew."""

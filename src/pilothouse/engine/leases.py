@@ -23,6 +23,8 @@ from pilothouse.observability.logs import get_logger
 log = get_logger(__name__)
 
 _MARGIN_SECONDS = 1.0
+_RETRY_SECONDS = 0.5
+"""A database that is back before the lease has expired must hear of us before that."""
 _FORGET_AFTER_MS = 7 * 24 * 3_600_000
 
 
@@ -127,7 +129,10 @@ class Lease:
         await self._enter()
         self._extend(sent)
         self._loop = self._supervisor.start(
-            "lease", self._renew_when_due, stale_seconds=self._lasting_ms / 1000 - _MARGIN_SECONDS
+            "lease",
+            self._renew_when_due,
+            stale_seconds=self._lasting_ms / 1000 - _MARGIN_SECONDS,
+            longest_wait_seconds=_RETRY_SECONDS,
         )
 
     async def close(self) -> None:

@@ -9,6 +9,9 @@ from pilothouse.db.migrate import newest_schema, stored_schema
 from pilothouse.engine.supervisor import LoopReport, Supervisor
 from pilothouse.errors import PilothouseError, Unavailable
 from pilothouse.kit.health import Check, Health
+from pilothouse.observability.logs import get_logger
+
+log = get_logger(__name__)
 
 _VITAL = frozenset({"lease", "reaper"})
 _FRESH_SECONDS = 1.0
@@ -65,9 +68,12 @@ class Readiness:
             async with asyncio.timeout(_LIMIT_SECONDS):
                 schema = await self._database.read(stored_schema)
         except TimeoutError:
-            return [self._away(f"The database did not answer within {_LIMIT_SECONDS:g} s.")]
+            return [self._away(f"The database can't be reached, or did not answer within {_LIMIT_SECONDS:g} s.")]
         except PilothouseError as error:
             return [self._away(error.message)]
+        except Exception:
+            log.exception("readiness_failed")
+            return [self._away("The database can't be used as it is. The log holds the details.")]
         self._good_at = self._clock()
         # A newer schema is that of a release that is being rolled out: it only adds.
         older = schema is None or schema < newest_schema()

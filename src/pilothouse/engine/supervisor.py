@@ -1,6 +1,6 @@
 """Background loops that never end: started together, watched, started again when they fail, reported by readiness.
 
-Invariant: whatever a loop's work raises, the loop goes on. Only `Supervisor.close` ends it.
+Invariant: whatever a loop's work raises, the loop goes on. Only the supervisor ends it, or the end of the process.
 """
 
 import asyncio
@@ -49,7 +49,8 @@ class Loop:
     Args:
         work: one round; called again and again.
         stale_seconds: longest time without a good round before the loop counts as stale; None: it may wait for ever.
-        first_wait_seconds: after one failed round; doubles with each further one, up to 5 s.
+        first_wait_seconds: after one failed round; doubles with each further one.
+        longest_wait_seconds: after a failed round.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Loop:
         *,
         stale_seconds: float | None,
         first_wait_seconds: float,
+        longest_wait_seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self.name = name
         self._work = work
         self._stale_seconds = stale_seconds
         self._first_wait = first_wait_seconds
+        self._longest_wait = longest_wait_seconds
         self._clock = clock
         self._good_at = clock()
         self._failures = 0
@@ -103,20 +106,21 @@ class Loop:
                     raise
                 self._failed("something it waited for was cancelled")
             except PilothouseError as error:
-                self._failed(error.message)
+                self._failed(error.message, cause=error.__cause__)
             except BaseException as error:  # noqa: BLE001 - no error of any kind may end the loop
                 self._failed(type(error).__name__, error)
             else:
                 self.succeeded()
                 await asyncio.sleep(0)  # work that never waits must not take the event loop
                 continue
-            await asyncio.sleep(min(self._first_wait * 2 ** min(self._failures - 1, 10), _LONGEST_WAIT_SECONDS))
+            await asyncio.sleep(min(self._first_wait * 2 ** min(self._failures - 1, 10), self._longest_wait))
 
-    def _failed(self, reason: str, error: BaseException | None = None) -> None:
+    def _failed(self, reason: str, error: BaseException | None = None, *, cause: BaseException | None = None) -> None:
         self._failures += 1
         self._reason = reason
         if error is None:
-            log.warning("loop_failed", loop=self.name, reason=reason, failures=self._failures)
+            named = {} if cause is None else {"cause": type(getattr(cause, "orig", None) or cause).__name__}
+            log.warning("loop_failed", loop=self.name, reason=reason, failures=self._failures, **named)
         else:
             log.error("loop_failed", loop=self.name, reason=reason, failures=self._failures, exc_info=error)
 
@@ -139,9 +143,17 @@ class Supervisor:
         *,
         stale_seconds: float | None = None,
         first_wait_seconds: float = _FIRST_WAIT_SECONDS,
+        longest_wait_seconds: float = _LONGEST_WAIT_SECONDS,
     ) -> Loop:
         """Begin a loop. See `Loop` for the arguments."""
-        loop = Loop(name, work, stale_seconds=stale_seconds, first_wait_seconds=first_wait_seconds, clock=self._clock)
+        loop = Loop(
+            name,
+            work,
+            stale_seconds=stale_seconds,
+            first_wait_seconds=first_wait_seconds,
+            longest_wait_seconds=longest_wait_seconds,
+            clock=self._clock,
+        )
         self._loops.append(loop)
         return loop
 

@@ -19,7 +19,7 @@ SCOPES = MappingProxyType(
         "tools:call": "Call tools without a model.",
         "keys:read": "List one's own API keys.",
         "keys:write": "Make and revoke one's own API keys.",
-        "admin": "List and revoke everyone's API keys in the tenant. Opens nobody's data.",
+        "admin": "List and revoke everyone's API keys in the tenant, let parked runs go on. Opens nobody's data.",
     }
 )
 """The scopes Pilothouse itself asks for. Tools may ask for further ones. `runs:*` stands for every scope that begins

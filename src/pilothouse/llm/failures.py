@@ -38,7 +38,7 @@ _SENTENCES: dict[str, tuple[Category, str]] = {
 # A model's or a gateway's moment of weakness: another try often brings an answer, from the same model or the next.
 _PASSING = frozenset({"provider_bad_response", "empty_answer"})
 # Worth another try by a person.
-_RETRYABLE_LATER = _PASSING | {"model_answer_too_large"}
+_RETRYABLE_LATER = _PASSING
 _TOO_LONG = ("prompt is too long", "context window", "context length", "maximum context", "too many tokens")
 _STATUS_CODES = {
     402: "provider_quota",
@@ -126,7 +126,7 @@ def empty_answer() -> RunFailure:
 def answer_too_large(found: str) -> RunFailure:
     """An answer that was stopped because it passed a bound; `found` says which, such as `more than 100 bytes`."""
     sentence = f"The model's answer was stopped because it was too large: {found}. Ask for less at once."
-    return RunFailure(sentence, category="model", code="model_answer_too_large", retryable=True)
+    return RunFailure(sentence, category="model", code="model_answer_too_large")
 
 
 def is_tried_again(failure: RunFailure) -> bool:

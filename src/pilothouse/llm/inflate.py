@@ -25,6 +25,8 @@ class Inflater:
     def next_piece(self) -> bytes:
         """What can be decoded now, at most 64 KiB of it; nothing if more bytes are needed."""
         data, self._rest = self._rest or self._decoder.unconsumed_tail, b""
+        if self._decoder.eof:
+            return b""  # what stands behind the end is not looked at: zlib would collect it
         try:
             piece = self._decoder.decompress(data, _PIECE_BYTES)
         except zlib.error:

@@ -331,11 +331,12 @@ class ActiveRun:
         """Give every open call a result that says what is known of it, so that the transcript is whole (P7)."""
         for call_id, opened in list(self.open_calls.items()):
             unknown = opened.doubtful or (opened.state == "started" and opened.effect != "pure")
-            note = (
-                f"This call was started and then stopped ({reason}); whether it took effect is not known."
-                if unknown
-                else f"This call was not made: {reason}."
-            )
+            if unknown:
+                note = f"This call was started and then stopped ({reason}); whether it took effect is not known."
+            elif opened.tries:
+                note = f"This call was started and did not come to its end: {reason}."
+            else:
+                note = f"This call was not made: {reason}."
             content = {"error": {"type": "in_doubt" if unknown else "cancelled", "message": note, "retryable": False}}
             part = ToolReturnPart(
                 tool_name=opened.call.tool_name, content=content, tool_call_id=call_id, outcome="interrupted"

@@ -1,8 +1,10 @@
 """One attempt of a run: the agent loop on its transcript, and how it ended."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
@@ -83,12 +85,13 @@ class AgentLoop:
     async def attempt(self, run: ActiveRun) -> tuple[Outcome | None, str | None]:
         """Run the agent, then record how it ended. Returns that, and the run that may start next."""
         seconds = run.agent.limits.timeout_seconds
-        limit = asyncio.timeout(max(0.0, seconds - run.elapsed_seconds))
+        limit = asyncio.timeout(None)
         try:
+            if run.cancel_reason is not None:
+                raise asyncio.CancelledError
+            await self._wait_for_turn(run)
             async with limit:
-                if run.cancel_reason is not None:
-                    raise asyncio.CancelledError
-                await self._isolation.passed(run.run_id)
+                limit.reschedule(asyncio.get_running_loop().time() + max(0.0, seconds - run.elapsed_seconds))
                 result = await self._run_agent(run)
         except asyncio.CancelledError:
             if run.cancel_reason is not None:
@@ -109,6 +112,14 @@ class AgentLoop:
         except Exception as error:  # noqa: BLE001 - whatever it was, the run ends and says so
             return await self._failed(run, failure_of(error))
         return await self._completed(run, result)
+
+    async def _wait_for_turn(self, run: ActiveRun) -> None:
+        """Until no suspect executes alone. That time is not the run's own."""
+        began = time.monotonic()
+        if not await self._isolation.passed(run.run_id):
+            return
+        waited_ms = round((time.monotonic() - began) * 1000)
+        await run.journal.commit(after=partial(ownership_repository.add_pause, run_id=run.run_id, pause_ms=waited_ms))
 
     async def _run_agent(self, run: ActiveRun) -> Any:
         agent = run.agent

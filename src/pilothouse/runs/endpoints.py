@@ -17,14 +17,14 @@ from pilothouse.runs.chat_endpoints import EVENT_SCHEMA, STREAM_EXAMPLE, RunServ
 from pilothouse.runs.events import START, parse_event_id
 from pilothouse.runs.fork import Fork, Forks
 from pilothouse.runs.present import run_detail, run_document
-from pilothouse.runs.schemas import CancelOut, EventPage, ForkIn, InputIn, RunDetail, RunOut
+from pilothouse.runs.schemas import CancelOut, EventPage, ForkIn, InputIn, ReleaseOut, RunDetail, RunOut
 from pilothouse.runs.states import RunState
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 Reader = Annotated[Principal, Scoped("runs:read")]
 Writer = Annotated[Principal, Scoped("runs:write")]
-Operator = Annotated[Principal, Scoped("runs:release")]
+Operator = Annotated[Principal, Scoped("admin")]
 RunId = Annotated[str, Path(min_length=1, max_length=40, description="As `run_id` in answers and events.")]
 
 _EVENTS_LIMIT = 500
@@ -130,11 +130,11 @@ async def cancel_run(run_id: RunId, principal: Writer, runs: RunService) -> Canc
     status_code=202,
     responses=problem_responses(401, 403, 404, 409, 422, 503),
 )
-async def release_run(run_id: RunId, principal: Operator, runs: RunService) -> RunOut:
+async def release_run(run_id: RunId, principal: Operator, runs: RunService) -> ReleaseOut:
     """For operators: anybody's run of the tenant that failed with `poisoned` goes on where its transcript ends. Calls
     that were open then have a result that says so. 409 `not_parked` for any other run.
     """
-    return RunOut.model_validate(run_document(await runs.release(principal, run_id)))
+    return ReleaseOut(run_id=run_id, state=await runs.release(principal, run_id))
 
 
 @router.post(

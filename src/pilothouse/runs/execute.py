@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from pilothouse.agents.registry import AgentRegistry
 from pilothouse.db import Database
 from pilothouse.engine.leases import Ownership
-from pilothouse.errors import RunFailure, Unavailable
+from pilothouse.errors import PilothouseError, RunFailure, Unavailable
 from pilothouse.identity.principal import Principal
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.observability.logs import get_logger
@@ -32,7 +32,6 @@ CANCELLED_BY_CALLER = "cancelled by its caller"
 
 _MOST_CRASHES_ALONE = 4
 _ALONE_SECONDS = 10.0
-_LONGEST_ALONE_SECONDS = 120.0
 
 
 class Executor:
@@ -72,6 +71,7 @@ class Executor:
         self._runs: dict[str, ActiveRun] = {}
         self._next: set[asyncio.Task[Any]] = set()
         self.stopping = False
+        self._released = False
 
     # --- what others ask of it ---
 
@@ -92,7 +92,7 @@ class Executor:
         if_attempt: int | None = None,
         if_dead: bool = False,
         doomed: RunFailure | None = None,
-        alone: bool = False,
+        isolate: bool = False,
     ) -> asyncio.Task[Outcome | None] | None:
         """Take a stored run over and continue it from its transcript.
 
@@ -102,7 +102,7 @@ class Executor:
             if_attempt: only if its fencing number is still this.
             if_dead: only if the process that executed it is not alive now.
             doomed: only bring it to its end, with this failure.
-            alone: isolate it, if it is a suspect and nothing else executes here.
+            isolate: only if nothing else executes here, and so that nothing else begins before it got on.
 
         Returns:
             The task that executes it; None if it is in no state to be continued, someone else was quicker, or what is
@@ -110,18 +110,24 @@ class Executor:
         """
         if run_id in self._tasks or self.refusal() is not None:
             return None
-        alone = alone and not self._tasks and self.isolation.run_id is None
-        if alone:  # before the row says so: what is accepted meanwhile waits
-            self.isolation.begin(run_id)
+        if isolate:
+            if self._tasks or self.isolation.run_id is not None:
+                return None
+            self.isolation.begin(run_id)  # before the row says so: what is accepted meanwhile waits
         stored = None
         generation = self._ownership.generation
         try:
-            stored = await self._take_over(run_id, states=states, if_attempt=if_attempt, if_dead=if_dead, alone=alone)
+            stored = await self._take_over(
+                run_id, states=states, if_attempt=if_attempt, if_dead=if_dead, isolate=isolate
+            )
             if stored is None or run_id in self._tasks:
                 return None  # somebody else was quicker, here or elsewhere
+            if self._released:
+                await self._release_runs()  # this process is about to end, and has already let go of the others
+                return None
             return await self._continue(stored, doomed, generation)
         finally:
-            if alone and (stored is None or not stored.isolated or run_id not in self._tasks):
+            if isolate and (stored is None or not stored.isolated or run_id not in self._tasks):
                 self.isolation.end(run_id)
 
     async def _take_over(self, run_id: str, *, states: Sequence[str], **how: Any) -> Resumption | None:
@@ -156,8 +162,7 @@ class Executor:
             run.doomed = poisoned(row.crashes_alone)
         task = self._spawn(run)
         if stored.isolated:
-            seconds = min(_ALONE_SECONDS * 2**row.crashes_alone, _LONGEST_ALONE_SECONDS)
-            self._later(self._end_isolation(run, seconds), name=f"isolation:{row.id}")
+            self._later(self._end_isolation(run, _ALONE_SECONDS * 2**row.crashes_alone), name=f"isolation:{row.id}")
         if row.cancel_requested_at is not None:
             self.cancel(row.id, row.cancel_reason or CANCELLED_BY_CALLER)
         return task
@@ -198,6 +203,10 @@ class Executor:
         for task in self._next:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), *self._next, return_exceptions=True)
+        self._released = True
+        await self._release_runs()
+
+    async def _release_runs(self) -> None:
         try:
             await self._database.write(ownership_repository.release_runs, self._ownership.owner)
         except Unavailable as error:  # others take them over once the lease has expired
@@ -313,8 +322,10 @@ class Executor:
         run.journal.set_run(isolated=False)
         try:
             await run.journal.commit()
-        except (Fenced, Unavailable) as error:
-            log.warning("isolation_not_ended", run_id=run.run_id, reason=error.message)
+        except PilothouseError as error:  # its row is somebody else's, or will be: it says nothing of this process
+            log.warning("isolation_ended_without_a_word", run_id=run.run_id, reason=error.message)
+        finally:
+            self.isolation.end(run.run_id)
 
     async def _give_up(self, run_id: str, attempt: int, conversation_id: str) -> None:
         """End a run that can't be ended with its transcript, and begin the next in line."""

@@ -35,16 +35,17 @@ class Isolation:
         self._run_id = run_id
         self._opened.clear()
 
-    def end(self, run_id: str) -> bool:
-        """Let the others begin. Returns whether this run was the isolated one."""
-        if self._run_id != run_id:
-            return False
-        self._run_id = None
-        self._opened.set()
-        self.on_end()
-        return True
+    def end(self, run_id: str) -> None:
+        """Let the others begin, if this run was the isolated one."""
+        if self._run_id == run_id:
+            self._run_id = None
+            self._opened.set()
+            self.on_end()
 
-    async def passed(self, run_id: str) -> None:
-        """Until this run may begin."""
+    async def passed(self, run_id: str) -> bool:
+        """Until this run may begin. Returns whether it had to wait."""
+        waited = False
         while self._run_id is not None and self._run_id != run_id:
+            waited = True
             await self._opened.wait()
+        return waited

@@ -193,7 +193,12 @@ class Journal:
             batch.events = events
             if self.fenced:
                 raise Fenced(self.place.run_id)
-            results = await self._write_patiently(batch)
+            try:
+                results = await self._write_patiently(batch)
+            except BaseException:
+                # What this batch held is gone, so nothing may follow it: the run goes on from what is stored.
+                self.fenced = True
+                raise
             if results is None:
                 self.fenced = True
                 raise Fenced(self.place.run_id)
@@ -229,6 +234,11 @@ class Journal:
         while self._held and not (self._facts and self._held[0].number >= self._facts[0]):
             self._live.publish(self._held.popleft())
         self._live.mark_durable(durable)
+
+    @property
+    def unsure(self) -> bool:
+        """Whether nobody knows if deltas were written: the next commit finds out."""
+        return self._unsure and not self.fenced
 
     async def begin_delta_write(self) -> list[RunEvent]:
         """Shown events not written yet, for the common writer; `end_delta_write` must follow where there are any.

@@ -84,8 +84,13 @@ class LogReader:
                 raise
             return
         for key, page in zip(list(taken), pages, strict=False):
-            look = LogLook(from_rows(page.rows, key[1]), page.complete, page.state)
-            for answer in taken.pop(key):
+            answers = taken.pop(key)
+            try:
+                look = LogLook(from_rows(page.rows, key[1]), page.complete, page.state)
+            except Exception as error:  # noqa: BLE001 - a row that can't be read fails its own readers only
+                _refuse(answers, error)
+                continue
+            for answer in answers:
                 if not answer.done():
                     answer.set_result(look)
         for key, answers in taken.items():  # there were too many rows: they go first next time

@@ -44,7 +44,8 @@ def take_over(
     if if_dead:
         where.append(or_(runs.c.lease_owner.is_(None), runs.c.lease_owner.not_in(alive(connection))))
     free = select(runs.c.id).where(*where).with_for_update(skip_locked=if_attempt is not None)
-    crashed = and_(runs.c.state == "running", runs.c.lease_owner.is_not(None))
+    # NULL, for a run that was handed over, is no crash either; nor is what this process left behind itself.
+    crashed = and_(runs.c.state == "running", runs.c.lease_owner != owner)
     in_a_tool = exists().where(steps.c.run_id == runs.c.id, steps.c.kind == "tool", steps.c.state == "started")
     written = select(func.max(run_events.c.created_at)).where(run_events.c.run_id == runs.c.id).scalar_subquery()
     rested = case(
@@ -82,6 +83,11 @@ def suspect(connection: Connection, run_id: str, attempt: int, *, isolated: bool
     """
     values = {"isolated": isolated, "retry_at": database_now(connection) + retry_after_ms}
     connection.execute(update(runs).where(runs.c.id == run_id, runs.c.attempt == attempt).values(**values))
+
+
+def add_pause(connection: Connection, *, run_id: str, pause_ms: int) -> None:
+    """So much of the run's time so far was not its own."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(paused_ms=runs.c.paused_ms + pause_ms))
 
 
 def pause(connection: Connection, run_id: str) -> None:

@@ -177,4 +177,5 @@ def _failure(error: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _between(start: int | None, end: int | None) -> int | None:
-    return None if start is None or end is None else end - start
+    # The start may be the database's time and the end this machine's.
+    return None if start is None or end is None else max(0, end - start)

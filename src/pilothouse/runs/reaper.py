@@ -107,7 +107,7 @@ class Reaper:
         first_alone = suspects[:1] if not len(self._executor) and not (others and self._suspect_was_last) else []
         self._suspect_was_last = bool(first_alone)
         if first_alone:
-            return [(run, {**self._how(run), "alone": True}) for run in first_alone]
+            return [(run, {**self._how(run), "isolate": True}) for run in first_alone]
         patient = [run for run in suspects if now - self._suspects_since[run.id] > _PATIENCE_SECONDS]
         return [(run, self._how(run)) for run in [*others, *patient]]
 

@@ -32,7 +32,7 @@ _OPEN_RUNS = (
 _HELD_RUNS = (
     select(runs.c.id, runs.c.attempt)
     .where(tuple_(runs.c.id, runs.c.attempt).in_(bindparam("b_held", expanding=True)), runs.c.state == "running")
-    .with_for_update(read=True)
+    .with_for_update(read=True, skip_locked=True)
 )
 
 

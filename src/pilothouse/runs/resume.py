@@ -56,12 +56,12 @@ def take_over(
     if_attempt: int | None,
     if_dead: bool = False,
     agents: AgentRegistry,
-    alone: bool = False,
+    isolate: bool = False,
 ) -> Resumption | None:
     """Raise the fencing number and read all that is needed to go on, in one transaction.
 
     Args:
-        alone: nothing else executes in this process, so a suspect can be isolated.
+        isolate: nothing else executes in this process: a suspect is noted as isolated.
     """
     now = now_ms()
     row = ownership_repository.take_over(
@@ -72,7 +72,7 @@ def take_over(
     suspected = row.crashes >= SUSPECT_CRASHES
     if suspected:
         again = min(_FIRST_RETRY_MS * 2 ** (row.crashes - SUSPECT_CRASHES), _LONGEST_RETRY_MS)
-        ownership_repository.suspect(connection, run_id, row.attempt, isolated=alone, retry_after_ms=again)
+        ownership_repository.suspect(connection, run_id, row.attempt, isolated=isolate, retry_after_ms=again)
     steps = repository.load_steps(connection, run_id)
     number = repository.last_event_number(connection, run_id) + 1
     events = [started_event(row.conversation_id, row.agent, row.attempt, number)]
@@ -94,7 +94,7 @@ def take_over(
         own=conversation_rows.load_turn(connection, row.conversation_id, row.turn),
         steps=steps,
         events=events,
-        isolated=suspected and alone,
+        isolated=suspected and isolate,
     )
 
 

@@ -309,6 +309,13 @@ class EventPage(BaseModel):
     last_id: str | None
 
 
+class ReleaseOut(BaseModel):
+    """A parked run that goes on. Nothing of what it says: it may be somebody else's."""
+
+    run_id: str
+    state: RunState
+
+
 class CancelOut(BaseModel):
     """What became of a request to stop a run."""
 

@@ -26,7 +26,7 @@ from pilothouse.runs.events import EventPlace, RunEvent, to_rows
 from pilothouse.runs.execute import CANCELLED_BY_CALLER, Executor
 from pilothouse.runs.follow import Follower
 from pilothouse.runs.prepare import instructions_of
-from pilothouse.runs.states import TERMINAL
+from pilothouse.runs.states import TERMINAL, RunState
 from pilothouse.runs.wakeups import Wakeups
 
 log = get_logger(__name__)
@@ -249,21 +249,21 @@ class Runs:
         if whose is None or (whose.tenant, whose.subject) != (principal.tenant, principal.subject):
             await self.get(principal, run_id)
 
-    async def release(self, principal: Principal, run_id: str) -> Row[Any]:
+    async def release(self, principal: Principal, run_id: str) -> RunState:
         """Let a run of the caller's tenant go on that was parked because processes ended under it.
 
         Calls that were open when it was parked have a result that says so; they are not made again by themselves.
 
         Raises:
-            NotFound: the tenant has no such run.
+            NotFound: the tenant has no such run, or it is somebody else's and not parked.
             Conflict: it is not parked, or its conversation has gone on.
         """
-        row = await self._database.write(_release, principal.tenant, run_id)
+        row = await self._database.write(_release, principal, run_id)
         if row is None:
-            raise _no_run()
+            raise NotFound("The tenant has no parked run with this id.", code="run_not_found")
         self._follower.changed(run_id)
         self._wakeups.reapers_look()
-        return row
+        return row.state
 
     async def _interrupt(self, principal: Principal, admitted: Admitted) -> None:
         """Stop what stood in the way; the run that asked for it starts when they have stopped."""
@@ -345,11 +345,15 @@ def _decide(connection: Connection, run_id: str, call_id: str, state: str) -> bo
     return run_state == "awaiting_input" and not repository.anything_waits(connection, run_id)
 
 
-def _release(connection: Connection, tenant: str, run_id: str) -> Row[Any] | None:
-    row = ownership_repository.release(connection, tenant, run_id, code=POISONED)
+def _release(connection: Connection, principal: Principal, run_id: str) -> Row[Any] | None:
+    found = repository.get_run_of_tenant(connection, principal.tenant, run_id)
+    if found is None:
+        return None
+    conversation_rows.hold_conversation(connection, found.conversation_id)  # nobody may send a message meanwhile
+    row = ownership_repository.release(connection, principal.tenant, run_id, code=POISONED)
+    if row is None and found.owner != principal.subject:
+        return None  # of a run that is somebody else's nothing is told
     if row is None:
-        if repository.get_run_of_tenant(connection, tenant, run_id) is None:
-            return None
         raise Conflict(
             f"Run {run_id} can't be released: it is not parked ({POISONED}), or its conversation has gone on. "
             "Fork it to begin it again.",

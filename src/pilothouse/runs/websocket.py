@@ -146,8 +146,10 @@ class _Socket:
             if not name.startswith(_CANCEL):  # what was asked for is done, though its sender has left
                 task.cancel()
         await asyncio.gather(*self._following.values(), return_exceptions=True)
-        for run_id in self._to_cancel:
-            await self._runs.cancel(self._principal, run_id, reason="its caller left")
+        stops = [self._runs.cancel(self._principal, run_id, reason="its caller left") for run_id in self._to_cancel]
+        for result in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.warning("run_not_stopped", reason=str(result))
 
     def _parse(self, message: Any) -> MessageFrame | CancelFrame | ResumeFrame | PingFrame:
         raw: str | bytes = message.get("text") if message.get("text") is not None else message.get("bytes") or b""

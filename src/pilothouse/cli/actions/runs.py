@@ -83,7 +83,7 @@ def cancel_run(url: str, token: str | None, run_id: str, *, as_json: bool) -> No
 def release_run(url: str, token: str | None, run_id: str, *, as_json: bool) -> None:
     """Let a parked run go on and print that it does."""
     run = asyncio.run(_post(url, token, f"/v1/runs/{run_id}/release"))
-    typer.echo(dumps(run) if as_json else f"It goes on. Follow it with: pilothouse runs show {plain(run['id'])}")
+    typer.echo(dumps(run) if as_json else f"It goes on. Follow it with: pilothouse runs show {plain(run['run_id'])}")
 
 
 async def _get(url: str, token: str | None, path: str, query: Mapping[str, Any] | None = None) -> Any:
