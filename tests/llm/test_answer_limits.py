@@ -84,7 +84,7 @@ async def refused(server: EndlessServer, name: str, *, streamed: bool = True, **
             await asyncio.wait_for(ask(model), 60)
         await asyncio.wait_for(server.left.wait(), 60)
     failure = caught.value
-    assert (failure.code, failure.category, failure.retryable) == ("model_answer_too_large", "model", True)
+    assert (failure.code, failure.category, failure.retryable) == ("model_answer_too_large", "model", False)
     assert server.requests == 1
     return failure
 

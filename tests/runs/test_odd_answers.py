@@ -27,7 +27,7 @@ async def test_an_answer_too_large_ends_its_run_and_the_next_turn_works(database
             events = await stream.rest()
         assert events[-1].type == "run.failed"
         error = events[-1].data["error"]
-        assert (error["code"], error["category"], error["retryable"]) == ("model_answer_too_large", "model", True)
+        assert (error["code"], error["category"], error["retryable"]) == ("model_answer_too_large", "model", False)
         shown = "".join(event.data["text"] for event in events if event.type == "text.delta")
         run_id, conversation_id = stream.response.headers["X-Run-ID"], stream.response.headers["X-Conversation-ID"]
         assert (await server.events(run_id))[-1].data == events[-1].data
