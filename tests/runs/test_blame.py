@@ -136,7 +136,7 @@ async def test_a_suspect_that_takes_long_lets_others_begin_and_is_no_longer_to_b
     accepted = await node.start("beside")
     await gate.until_asked("beside")
     row = await row_of(node, suspect)
-    assert (row.isolated, row.crashes) == (False, 3)
+    assert not row.isolated
     for text in ("suspect", "beside"):
         gate.let_go(text)
     await accepted.task

@@ -65,8 +65,8 @@ def take_over(
             started_at=func.coalesce(runs.c.started_at, now),
             paused_at=None,
             paused_ms=runs.c.paused_ms + paused,
-            crashes=runs.c.crashes + case((crashed, 1), else_=0),
-            crashes_alone=runs.c.crashes_alone + case((and_(crashed, runs.c.isolated, in_a_tool), 1), else_=0),
+            crashes=runs.c.crashes + case((and_(crashed, in_a_tool), 1), else_=0),
+            crashes_alone=runs.c.crashes_alone + case((and_(crashed, in_a_tool, runs.c.isolated), 1), else_=0),
             isolated=False,
             retry_at=None,
         )

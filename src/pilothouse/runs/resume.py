@@ -19,7 +19,7 @@ from pilothouse.runs.admit import started_event
 from pilothouse.runs.events import RunEvent, to_rows
 
 SUSPECT_CRASHES = 2
-"""A run under which so many processes ended in one place is a suspect: it executes alone if it can."""
+"""A run in whose tools so many processes ended in one place is a suspect: it executes alone if it can."""
 
 _FIRST_RETRY_MS = 1_000
 _LONGEST_RETRY_MS = 30_000

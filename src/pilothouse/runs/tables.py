@@ -44,9 +44,9 @@ runs = Table(
     Column("cached_tokens", Integer, nullable=False, server_default="0"),
     Column("cost_nano_usd", NanoUsd),
     Column("steps", Integer, nullable=False, server_default="0"),
-    # Processes that ended under it since it last recorded an answer or a result.
+    # Processes that ended while one of its tools ran, since it last recorded an answer or a result.
     Column("crashes", Integer, nullable=False, server_default="0"),
-    # Nothing else executes beside it: a process that ends now in one of its tools ends by it. Counted in crashes_alone.
+    # Nothing else executes beside it: a process that ends now ends by it. Counted in crashes_alone.
     Column("isolated", Boolean, nullable=False, server_default=false()),
     Column("crashes_alone", Integer, nullable=False, server_default="0"),
     # If this attempt dies too, not to be tried again before this.
@@ -54,7 +54,7 @@ runs = Table(
     Column("forked_from", String(40)),
     Column("cancel_requested_at", Millis),
     Column("cancel_reason", String(200)),
-    # Time it has waited for people since it was started: not counted against its wall-clock limit.
+    # Time in which it waited, or no process was there, since it was started: not counted against its time limit.
     Column("paused_at", Millis),
     Column("paused_ms", Millis, nullable=False, server_default="0"),
     Column("created_at", Millis, nullable=False),

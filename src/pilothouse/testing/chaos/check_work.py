@@ -61,7 +61,8 @@ def _model_calls(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Viol
             if _CLOCK_SECONDS < late < _LIE_SECONDS:
                 yield Violation("P2", "a recorded response was asked for again", f"{where}, request {request.index}")
         for first, second in pairwise(requests):
-            if not was_hit(evidence, first.process, first.started, second.started):
+            hit = was_hit(evidence, first.process, first.started, second.started)
+            if not hit and not _came_late(evidence, second):
                 yield Violation("P2", "the model was asked again without a fault", f"{where}, request {second.index}")
             if first.prompt_hash != second.prompt_hash:
                 yield Violation("P2", "the prompt changed when it was sent again", f"{where}, request {second.index}")
@@ -254,6 +255,17 @@ def _was_out_of_reach(evidence: Evidence, work: Work) -> bool:
         work.started <= _out_of_reach_until(fault, work) and _end_of(evidence, work) >= fault.at
         for fault in evidence.faults
         if fault.target == work.process
+    )
+
+
+def _came_late(evidence: Evidence, request: ModelRequest) -> bool:
+    """Whether the model may have got a request over a bad link long after its process had asked again or ended."""
+    return any(
+        fault.kind in ON_LINKS
+        and fault.detail == "model"
+        and fault.at <= request.started <= 2 * (fault.until or float("inf")) - fault.at + _KILL_SECONDS
+        for fault in evidence.faults
+        if fault.target == request.process
     )
 
 
