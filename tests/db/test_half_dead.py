@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from pilothouse.db import Database, open_database
@@ -120,6 +120,19 @@ async def test_a_storm_of_cancels_leaves_no_connection_behind_that_can_not_be_us
         await postgres.write(run, f"INSERT INTO notes VALUES ({number})")
     assert await postgres.read(count) == 20
     await storm.close()
+
+
+async def test_a_connection_that_is_refused_while_it_is_made_is_a_passing_reason(postgres: Database) -> None:
+    """Seen in an attack: a cancel that met the first statement of a new connection failed runs as internal_error."""
+    error = type("QueryCanceledError", (Exception,), {"sqlstate": "57014", "__module__": "asyncpg.exceptions"})("x")
+
+    @event.listens_for(postgres._engine.sync_engine, "connect")  # type: ignore[attr-defined]
+    def refuse(_connection: object, _record: object) -> None:
+        event.remove(postgres._engine.sync_engine, "connect", refuse)  # type: ignore[attr-defined]
+        raise error
+
+    await postgres._engine.dispose()  # type: ignore[attr-defined]
+    assert await postgres.write(run, "SELECT 1") == 1
 
 
 async def test_a_row_locked_by_somebody_else_is_not_waited_for_without_end(postgres: Database) -> None:

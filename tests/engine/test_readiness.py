@@ -1,6 +1,8 @@
 """Readiness looks at all that execution needs, and answers soon."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 
 import pytest
 from pydantic_ai import Agent
@@ -92,6 +94,7 @@ async def test_an_older_schema_is_not_ready_and_a_newer_one_is(database):
 
 async def test_however_often_it_is_asked_it_asks_the_database_once_a_second(sqlite_url):
     class Counting:
+        dialect = "postgresql"
         count = 0
 
         async def read(self, unit):
@@ -108,9 +111,22 @@ async def test_however_often_it_is_asked_it_asks_the_database_once_a_second(sqli
 
 async def test_a_database_that_never_answers_is_said_soon():
     class Hanging:
+        dialect = "postgresql"
+
         async def read(self, _unit):
             await asyncio.Event().wait()
 
     readiness = Readiness(Hanging(), Supervisor(), refusal=none)
     async with asyncio.timeout(HANG_SECONDS):
         assert "did not answer" in str((await readiness.report()).reason)
+
+
+async def test_a_file_that_somebody_else_holds_locked_is_not_ready(sqlite_url):
+    database = await open_database(sqlite_url)
+    readiness = Readiness(database, Supervisor(), refusal=none)
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        async with asyncio.timeout(HANG_SECONDS):
+            assert (await readiness.report()).reason is not None
+        other.execute("ROLLBACK")
+    await database.close()

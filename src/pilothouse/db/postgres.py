@@ -254,7 +254,8 @@ def _leave_out_values(engine: Engine) -> None:
 def _sqlstate(error: BaseException) -> str | None:
     if type(getattr(error, "orig", None)).__name__ == _STALE_CLASS:
         return _STALE_PLAN
-    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    # What happens while a connection is made is asyncpg's own error, as it is.
+    state = getattr(getattr(error, "orig", error), "sqlstate", None)
     return state if isinstance(state, str) else None
 
 
@@ -267,8 +268,8 @@ def _translated(error: Exception) -> Exception:
         log.warning("database_refused", sqlstate=state)
         return Unavailable("The database can't do this right now. Try again shortly.", code="database_unavailable")
     away = isinstance(error, OSError | InterfaceError | OperationalError | PoolTimeoutError | TimeoutError) or (
-        isinstance(error, DBAPIError) and (error.connection_invalidated or str(state).startswith(_AWAY))
+        isinstance(error, DBAPIError) and error.connection_invalidated
     )
-    if away:
+    if away or str(state).startswith(_AWAY) or type(error).__module__.startswith("asyncpg."):
         return Unavailable("The database can't be reached right now. Try again shortly.", code="database_unavailable")
     return error

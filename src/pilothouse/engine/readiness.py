@@ -66,7 +66,9 @@ class Readiness:
     async def _ask(self) -> list[Check]:
         try:
             async with asyncio.timeout(_LIMIT_SECONDS):
-                schema = await self._database.read(stored_schema)
+                # On SQLite through the writer, which a lock of somebody else's may hold; it writes nothing.
+                ask = self._database.write if self._database.dialect == "sqlite" else self._database.read
+                schema = await ask(stored_schema)
         except TimeoutError:
             return [self._away(f"The database can't be reached, or did not answer within {_LIMIT_SECONDS:g} s.")]
         except PilothouseError as error:

@@ -28,7 +28,7 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import canonical_hash, dumps
 from pilothouse.llm.guard import RequestStopped
 from pilothouse.llm.tokens import estimate_tokens
-from pilothouse.runs.clean import column_text, encode_response
+from pilothouse.runs.clean import column_count, column_text, encode_response
 from pilothouse.runs.errors import HandOver, stalled
 from pilothouse.runs.journal import Journal
 from pilothouse.tools.policy import ToolPolicy
@@ -200,7 +200,11 @@ class ActiveRun:
         Raises:
             RunFailure: the same tool was called with the same arguments too often in a row. Recorded all the same.
         """
-        usage, cost = response.usage, cost_nano_usd(response)
+        usage = response.usage
+        usage.input_tokens = column_count(usage.input_tokens)
+        usage.output_tokens = column_count(usage.output_tokens)
+        usage.cache_read_tokens = column_count(usage.cache_read_tokens)
+        cost = cost_nano_usd(response)
         first = self.first_token_at
         self.model = column_text(response.model_name or self.agent.name, 200)
         self.partial_text.clear()
@@ -433,9 +437,9 @@ class ActiveRun:
 
     def _add_totals(self, input_tokens: int, output_tokens: int, cached_tokens: int, cost: int | None) -> None:
         totals = self.totals
-        totals.input_tokens += input_tokens
-        totals.output_tokens += output_tokens
-        totals.cached_tokens += cached_tokens
+        totals.input_tokens = column_count(totals.input_tokens + input_tokens)
+        totals.output_tokens = column_count(totals.output_tokens + output_tokens)
+        totals.cached_tokens = column_count(totals.cached_tokens + cached_tokens)
         totals.cost_nano_usd = None if cost is None or totals.cost_nano_usd is None else totals.cost_nano_usd + cost
         self.journal.set_run(
             model=self.model,

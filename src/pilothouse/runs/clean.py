@@ -19,6 +19,7 @@ MOST_FILE_BYTES = 10_485_760
 _TOO_MANY_BYTES = f"It holds more files than the {MOST_FILE_BYTES} bytes that are taken."
 _MOST_ITEMS = 100
 _MOST_ID_CHARS = 128
+_MOST_COUNT = 2**31 - 1
 _UNWRITABLE = re.compile("[\ud800-\udfff]")  # UTF-8 has no lone surrogates
 _REPLACEMENT = "\ufffd"
 
@@ -27,6 +28,11 @@ def column_text(text: str, most: int | None = None) -> str:
     """Text for a column of `most` characters: cut, and without the NULs PostgreSQL can't store."""
     clean = _UNWRITABLE.sub(_REPLACEMENT, text.replace("\x00", _REPLACEMENT))
     return clean if most is None else clean[:most]
+
+
+def column_count(number: int) -> int:
+    """A count for a column of 32 bits: what a provider reports may be anything."""
+    return max(0, min(number, _MOST_COUNT))
 
 
 def with_sound_calls(response: ModelResponse) -> ModelResponse:

@@ -25,7 +25,7 @@ log = get_logger(__name__)
 _MOST_A_ROUND = 64
 _MOST_AT_ONCE = 8
 _BEGUN_WITHIN_MS = 10_000
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 60.0
 
 Orphan = Row[str, int, int, int | None]
 

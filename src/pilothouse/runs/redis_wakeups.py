@@ -177,9 +177,8 @@ class RedisWakeups:
             self._subscribed = True
             log.info("wakeups_connected")
             self._on_connected()
-        if kind in ("subscribe", "pong"):
-            self._loops[0].succeeded()
-        elif kind == "message":
+        self._loops[0].succeeded()  # whatever it says, the connection works
+        if kind == "message":
             self._receive(message.get("data"))
 
     def _receive(self, data: object) -> None:
