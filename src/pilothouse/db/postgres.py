@@ -270,6 +270,8 @@ def _translated(error: Exception) -> Exception:
     away = isinstance(error, OSError | InterfaceError | OperationalError | PoolTimeoutError | TimeoutError) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
-    if away or str(state).startswith(_AWAY) or type(error).__module__.startswith("asyncpg."):
+    # What uvloop says of a transport that was cut under an operation.
+    cut = isinstance(error, RuntimeError) and "handler is closed" in str(error)
+    if away or cut or str(state).startswith(_AWAY) or type(error).__module__.startswith("asyncpg."):
         return Unavailable("The database can't be reached right now. Try again shortly.", code="database_unavailable")
     return error

@@ -58,7 +58,7 @@ def _model_calls(evidence: Evidence, runs: dict[str, Document]) -> Iterator[Viol
         recorded = _recorded(run).get(position)
         for request in requests:
             late = request.started - recorded if recorded is not None else 0
-            if _CLOCK_SECONDS < late < _LIE_SECONDS:
+            if _CLOCK_SECONDS < late < _LIE_SECONDS and not _came_late(evidence, request):
                 yield Violation("P2", "a recorded response was asked for again", f"{where}, request {request.index}")
         for first, second in pairwise(requests):
             hit = was_hit(evidence, first.process, first.started, second.started)
