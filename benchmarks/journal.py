@@ -21,7 +21,7 @@ from pilothouse.db import Database, open_database
 from pilothouse.db.migrate import upgrade_schema
 from pilothouse.engine.leases import SoleOwner
 from pilothouse.identity.principal import local_principal
-from pilothouse.runs import repository
+from pilothouse.runs import ownership_repository
 from pilothouse.runs.active import ActiveRun
 from pilothouse.runs.admit import NewRun, admit
 from pilothouse.runs.journal import Journal, RunPlace
@@ -98,7 +98,7 @@ async def _turn(database: Database, agent: ServedAgent) -> None:
         "completed",
         values={"output": run.text},
         event=("run.completed", {"text": run.text}),
-        after=lambda connection: repository.next_queued(connection, run.conversation_id),
+        after=lambda connection: ownership_repository.next_queued(connection, run.conversation_id),
     )
 
 

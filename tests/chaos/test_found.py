@@ -191,7 +191,7 @@ async def test_a_process_paused_on_the_way_to_the_socket_sends_nothing_when_it_g
         run_ids: list[str] = []
         paused = Paused(server.database, run_ids)
         executor = server.services.executor
-        executor._ownership = paused
+        executor._ownership = executor._loader._ownership = paused
         begin = ActiveRun.begin_model_step
 
         def begin_and_pause(run: ActiveRun, name: str) -> None:
@@ -234,7 +234,7 @@ async def test_a_process_paused_on_the_way_to_a_tool_does_not_begin_it(database:
             return result
 
     async with Node(Pausing(database), Agent(FunctionModel(answer), name="looker", tools=[look])) as node:
-        node.executor._ownership = paused
+        node.executor._ownership = node.executor._loader._ownership = paused
         accepted = await node.start("look")
         assert accepted.task is not None
         assert await accepted.task is None

@@ -104,7 +104,10 @@ async def test_while_it_stops_new_runs_are_refused_and_those_that_run_may_end(pr
             async with asyncio.timeout(30):
                 while (ready := await person.get("/health/ready")).status_code == 200:
                     pass
-            assert (ready.status_code, ready.json()["reason"]) == (503, "The server is stopping.")
+            assert (ready.status_code, ready.json()["reason"]) == (
+                503,
+                "This server is stopping. Send the request again: another one will answer.",
+            )
             refused = await person.send("Another")
             assert (refused.status_code, refused.json()["code"]) == (503, "stopping")
             assert refused.headers["retry-after"] == "1"

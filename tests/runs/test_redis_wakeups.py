@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 from tests.support.blackhole import Blackhole
 from tests.support.certificates import make_certificates
+from tests.support.logs import logged_by
 from tests.support.valkey import ValkeyServer
 from tests.support.watching import until
 
 from pilothouse.engine.supervisor import LoopReport, Supervisor
+from pilothouse.runs import redis_wakeups
 from pilothouse.runs.redis_wakeups import RedisWakeups
 
 CHANNEL = "pilothouse:look"
@@ -124,7 +125,7 @@ async def test_a_half_open_connection_is_noticed_and_made_anew_with_a_look_at_ev
     ids=["not-utf8", "empty", "no-id", "no-colon", "foreign", "huge", "huge-id", "json"],
 )
 async def test_a_message_nobody_understands_is_ignored(redis_url: str, garbage: bytes) -> None:
-    with capture_logs() as logs:
+    with logged_by(redis_wakeups) as logs:
         async with listening(redis_url, ping_seconds=60, timeout_seconds=20) as listener, client(redis_url) as redis:
             await until(lambda: listener.wakeups.healthy)
             for _ in range(5):
