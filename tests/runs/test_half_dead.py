@@ -246,3 +246,18 @@ async def test_streamed_text_whose_write_failed_once_is_written_by_a_later_round
 class Refusing:
     async def write(self, *_args, **_kwargs):
         raise Unavailable("The database is away.")
+
+
+async def test_streamed_text_that_no_encoding_knows_does_not_keep_its_run_from_ending(database):
+    """A lone surrogate in a delta: the write of streamed text failed, and with it every later one of the run."""
+
+    async def stream(_messages, _info):
+        yield "Hel\ud800"
+        yield "lo"
+
+    answering = Agent(FunctionModel(stream_function=stream), name="helper")
+    async with Node(database, answering, settings=Settings(runs={"delta_flush_seconds": 0.001})) as node:
+        accepted = await node.start("Hello?", stream=True)
+        assert (await accepted.task).state == "completed"
+        texts = [e.data["text"] for e in await log_of(database, accepted.run_id) if e.type == "text.delta"]
+        assert "".join(texts) == "Hel\ufffdlo"

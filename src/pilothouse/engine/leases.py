@@ -75,6 +75,7 @@ class SoleOwner:
         if not self._entered:
             await database.write(_enter, self.owner, lasting_ms)
             self._entered = True
+            return
         await database.write(repository.renew_lease, self.owner, lasting_ms=lasting_ms)
 
 

@@ -28,7 +28,7 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import canonical_hash, dumps
 from pilothouse.llm.guard import RequestStopped
 from pilothouse.llm.tokens import estimate_tokens
-from pilothouse.runs.clean import column_count, column_text, encode_response
+from pilothouse.runs.clean import column_count, column_text, encodable, encode_response
 from pilothouse.runs.errors import HandOver, stalled
 from pilothouse.runs.journal import Journal
 from pilothouse.tools.policy import ToolPolicy
@@ -128,6 +128,7 @@ class ActiveRun:
         """More of the answer."""
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
+        text = encodable(text)
         self.partial_text.append(text)
         self.journal.show_now("text.delta", step=self.step, text=text)
 
@@ -135,7 +136,7 @@ class ActiveRun:
         """More of the reasoning."""
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
-        self.journal.show_now("reasoning.delta", step=self.step, text=text)
+        self.journal.show_now("reasoning.delta", step=self.step, text=encodable(text))
 
     def restarted(self, reason: str) -> None:
         """The model call begins again: what was shown of it is withdrawn."""

@@ -30,6 +30,11 @@ def column_text(text: str, most: int | None = None) -> str:
     return clean if most is None else clean[:most]
 
 
+def encodable(text: str) -> str:
+    """Text that UTF-8 can encode: lone surrogates are replaced."""
+    return text if text.isascii() else _UNWRITABLE.sub(_REPLACEMENT, text)
+
+
 def column_count(number: int) -> int:
     """A count for a column of 32 bits: what a provider reports may be anything."""
     return max(0, min(number, _MOST_COUNT))
