@@ -190,6 +190,7 @@ class Pilothouse:
         state.settings = self.settings
         state.agents = self._agents
         state.identity = services.identity
+        state.connections = services.connections
         state.idempotency = services.idempotency
         state.runs = services.runs
         state.forks = services.forks

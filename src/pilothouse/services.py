@@ -21,6 +21,7 @@ from pilothouse.engine.readiness import Readiness
 from pilothouse.engine.supervisor import Supervisor
 from pilothouse.errors import StartupError, Unavailable
 from pilothouse.idempotency.service import Idempotency
+from pilothouse.identity.connections import Connections
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.identity.service import Identity
 from pilothouse.kit.health import Check
@@ -55,6 +56,7 @@ class Services:
 
     database: Database
     identity: Identity
+    connections: Connections
     idempotency: Idempotency
     gateway: ModelGateway
     executor: Executor
@@ -159,9 +161,11 @@ async def _connect(
     watcher.start(supervisor)
     waker.live, waker.reaper, waker.watcher = live, reaper, watcher
     follower = Follower(database, live)
+    connections = _connections(settings, identity, supervisor)
     return Services(
         database=database,
         identity=identity,
+        connections=connections,
         idempotency=Idempotency(database),
         gateway=gateway,
         executor=executor,
@@ -174,7 +178,9 @@ async def _connect(
         follower=follower,
         wakeups=wakeups,
         reaper=reaper,
-        readiness=Readiness(database, supervisor, refusal=executor.refusal, others=partial(_checks, wakeups, executor)),
+        readiness=Readiness(
+            database, supervisor, refusal=executor.refusal, others=partial(_checks, wakeups, executor, identity)
+        ),
     )
 
 
@@ -249,10 +255,25 @@ async def _wakeups(stack: AsyncExitStack, settings: Settings, waker: _Waker, sup
     return wakeups
 
 
-def _checks(wakeups: Wakeups, executor: Executor) -> list[Check]:
-    """What is worth telling, though the process works without it: wake-ups, and that a suspect executes alone."""
+def _connections(settings: Settings, identity: Identity, supervisor: Supervisor) -> Connections:
+    """The connections that stay open, and the loop that ends them with their credentials."""
+    server = settings.server
+    connections = Connections(
+        identity.keys,
+        per_credential=server.max_connections_per_credential,
+        per_subject=server.max_connections_per_subject,
+    )
+    supervisor.start("credentials", connections.round, stale_seconds=_STALE_SECONDS)
+    return connections
+
+
+def _checks(wakeups: Wakeups, executor: Executor, identity: Identity) -> list[Check]:
+    """What is worth telling, though the process works without it: wake-ups, the identity provider's keys, and that a
+    suspect executes alone.
+    """
     alone = executor.isolation.run_id
     told = [] if alone is None else [Check("isolation", ok=False, age_seconds=0.0, reason=f"{alone} executes alone.")]
+    told.extend(identity.checks())
     if isinstance(wakeups, NoWakeups):
         return told
     reason = None if wakeups.healthy else "Redis gives no sign of life: nodes wake each other more slowly."

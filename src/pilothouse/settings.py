@@ -37,6 +37,22 @@ class ServerSettings(_Group):
     )
     max_body_bytes: int = Field(default=1_048_576, ge=1024, description="Largest request body, bytes.")
     max_message_bytes: int = Field(default=1_048_576, ge=1024, description="Largest WebSocket message, bytes.")
+    max_frames_per_second: float = Field(
+        default=50,
+        gt=0,
+        description="Frames a WebSocket may send for long; twice as many at once. Each 64 KiB of a frame count as one.",
+    )
+    max_connections_per_credential: int = Field(
+        default=2500,
+        ge=1,
+        description="Most event streams and WebSockets an API key or a JWT may have open at this process.",
+    )
+    max_connections_per_subject: int = Field(
+        default=5000,
+        ge=1,
+        description="Most event streams and WebSockets a subject may have open at this process, all credentials "
+        "together.",
+    )
     heartbeat_seconds: float = Field(
         default=15, gt=0, le=15, description="Longest silence on an event stream before a heartbeat, seconds."
     )
@@ -85,7 +101,15 @@ class AuthSettings(_Group):
     """Who may call."""
 
     jwt_secret: SecretStr | None = Field(default=None, description="Shared secret of HS256 tokens, 32 bytes or more.")
-    jwt_jwks_url: str | None = Field(default=None, description="Address of the key set of RS256/ES256 tokens.")
+    jwt_jwks_url: str | None = Field(
+        default=None,
+        description="Address of the key set of RS256/ES256 tokens: https, or http on this machine.",
+    )
+    jwks_max_age_seconds: float = Field(
+        default=86_400,
+        ge=600,
+        description="How long a key set is trusted that can't be fetched again, seconds. Then its tokens get a 503.",
+    )
     jwt_issuer: str | None = Field(default=None, description="`iss` a token must carry. Required with JWT.")
     jwt_audience: str | None = Field(default=None, description="`aud` a token must carry. Required with JWT.")
     jwt_tenant_claim: str = Field(default="tenant", description="Claim that holds the tenant; without it: `default`.")

@@ -20,6 +20,7 @@ from pydantic_ai import Agent
 
 from pilothouse.app import Pilothouse
 from pilothouse.db import Database
+from pilothouse.http.websocket_protocol import BoundedWebSocketProtocol
 from pilothouse.kit.jsons import loads
 from pilothouse.services import Services
 from pilothouse.settings import Settings
@@ -30,10 +31,10 @@ ISSUER, AUDIENCE = "https://issuer.example", "pilothouse"
 ALL_SCOPES = "chat runs:* conversations:* agents:read tools:call keys:*"
 
 
-def token_for(subject: str, *, tenant: str = "acme", scope: str = ALL_SCOPES) -> str:
-    """A JWT the servers made here accept."""
+def token_for(subject: str, *, tenant: str = "acme", scope: str = ALL_SCOPES, seconds: float = 3600) -> str:
+    """A JWT the servers made here accept, for so many seconds."""
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": tenant, "scope": scope}
-    return jwt.encode({**claims, "exp": int(time.time()) + 3600}, SECRET, algorithm="HS256")
+    return jwt.encode({**claims, "exp": int(time.time() + seconds)}, SECRET, algorithm="HS256")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Stream:
                 name, _, value = line.partition(": ")
                 fields[name] = value
             elif fields:
-                event = Event(fields["id"], fields["event"], loads(fields["data"]))
+                event = Event(fields.get("id", ""), fields["event"], loads(fields["data"]))
                 fields = {}
                 self.events.append(event)
                 yield event
@@ -197,6 +198,12 @@ class RunningServer(Person):
         self._people.append(person)
         return person
 
+    def bearer(self, token: str) -> Person:
+        """Whoever has this token."""
+        person = Person(self.url, token)
+        self._people.append(person)
+        return person
+
     def nobody(self) -> Person:
         """Somebody without a token."""
         person = Person(self.url, None)
@@ -258,7 +265,13 @@ async def serving(
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            app, lifespan="on", log_config=None, access_log=False, ws="websockets-sansio", timeout_graceful_shutdown=2
+            app,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            ws=BoundedWebSocketProtocol,
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=2,
         )
         web = _Uvicorn(config)
         task = asyncio.create_task(web.serve(sockets=[listener]))

@@ -49,7 +49,7 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="As in `pilothouse keys list`: key_…")],
     tenant: Tenant = "default",
 ) -> None:
-    """Revoke a key. Running servers refuse it within five seconds."""
+    """Revoke a key and all keys made with it. Running servers refuse them within five seconds."""
     from pilothouse.cli.actions.keys import revoke_key  # noqa: PLC0415 - loaded on use
 
     revoke_key(key_id, tenant=tenant)

@@ -1,6 +1,7 @@
 """Server-sent events over a connection that may be slow, silent or gone."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from pilothouse.observability.logs import get_logger
 
 HEARTBEAT = b": hb\n\n"
 _FIRST = b": ok\n\n"
+_LAST_WORD_SECONDS = 2.0
+"""How long a client may take for the last event of a stream that is ended: it may be one that does not read."""
 
 
 def encode_event(id: str, type: str, data_json: str | bytes) -> bytes:  # noqa: A002 - the format's own names
@@ -36,6 +39,7 @@ class EventStreamResponse(Response):
       and costs no memory.
     - However it ends, `source` is closed (`aclose`, or cancelled where it waits). Where the client left,
       `on_disconnect` is called after that; on a server's shutdown it is not.
+    - `end` stops it early, with a last event. Then `on_disconnect` is not called: the client did not leave.
     - An error of `source` cuts the connection, so that the client resumes rather than takes the stream for whole.
     """
 
@@ -55,11 +59,21 @@ class EventStreamResponse(Response):
         self.on_disconnect = on_disconnect
         self.status_code = 200
         self.background = None
+        self._last: bytes | None = None
+        self._presence: asyncio.Timeout | None = None
+        self._started = False
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
 
+    def end(self, last: bytes) -> None:
+        """Stop the stream now, with `last` as the last thing its client is sent."""
+        self._last = last
+        if self._presence is not None:
+            _expire(self._presence)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
-        left = False
-        presence = asyncio.timeout(None)
+        ended, last = False, None
+        presence = asyncio.timeout(0 if self._last is not None else None)
+        self._presence = presence
         try:
             async with presence:
                 pulse = _Pulse(send, self.heartbeat_seconds)
@@ -72,14 +86,21 @@ class EventStreamResponse(Response):
         except TimeoutError:
             if not presence.expired():
                 raise
-            left = True
+            ended, last = True, self._last
         finally:
+            self._presence = None
             await _close(self.source)
-        if left:
+        if last is not None:
+            await self._say_last(send, last)
+        elif ended:
             await self._tell()
 
-    async def _stream(self, send: Send, pulse: "_Pulse") -> None:
+    async def _start(self, send: Send) -> None:
+        self._started = True
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+    async def _stream(self, send: Send, pulse: "_Pulse") -> None:
+        await self._start(send)
         await send({"type": "http.response.body", "body": _FIRST, "more_body": True})
         pulse.start()
         async for chunk in self.source:
@@ -93,6 +114,14 @@ class EventStreamResponse(Response):
             await pulse.beating
         pulse.stop()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _say_last(self, send: Send, last: bytes) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_SECONDS):
+                if not self._started:
+                    await self._start(send)
+                await send({"type": "http.response.body", "body": last, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _tell(self) -> None:
         if self.on_disconnect is None:
@@ -154,7 +183,12 @@ class _Pulse:
 async def _wait_for_leave(receive: Receive, presence: asyncio.Timeout) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
-    presence.reschedule(0)
+    _expire(presence)
+
+
+def _expire(presence: asyncio.Timeout) -> None:
+    with contextlib.suppress(RuntimeError):  # it has expired already
+        presence.reschedule(0)
 
 
 async def _close(source: AsyncIterator[bytes]) -> None:

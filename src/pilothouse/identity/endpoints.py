@@ -68,6 +68,9 @@ async def create_key(
 ) -> CreatedKey:
     """Make an API key for the caller. Needs the scope `keys:write`, and every scope the key is to have.
 
+    It expires no later than the credential of this request (422 `expiry_too_late`), and with it if `expires_at` is left
+    out. A key that is made with a key is revoked with that one.
+
     The answer is the only one that holds the token: a repeated request with the same `Idempotency-Key` makes no
     second key, but can't show the token again. Where the answer was lost, revoke that key and make another.
     """
@@ -91,7 +94,8 @@ async def create_key(
 async def revoke_key(
     principal: CurrentPrincipal, keys: KeysService, key_id: Annotated[str, Path(description="The key's `id`.")]
 ) -> None:
-    """Revoke an API key, which ends it at once (within five seconds on other nodes). Again changes nothing.
+    """Revoke an API key, and all that were made with it, which ends them at once (within five seconds on other nodes,
+    and with it the event streams and WebSockets they opened). Again changes nothing.
 
     Needs the scope `keys:write`; with `admin`, anyone's key in the tenant.
     """
@@ -104,6 +108,7 @@ def _shown(key: ApiKey) -> Key:
         name=key.name,
         prefix=key.prefix,
         owner=key.owner,
+        parent_id=key.parent_id,
         scopes=list(key.scopes),
         created_at=to_datetime(key.created_at),
         expires_at=None if key.expires_at is None else to_datetime(key.expires_at),

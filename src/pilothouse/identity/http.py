@@ -1,5 +1,7 @@
 """Identity at the HTTP edge: `principal: CurrentPrincipal`, or `principal: Annotated[Principal, Scoped("chat")]`."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from typing import Annotated, Any, cast
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
+from pilothouse.identity.connections import Connection, Connections
 from pilothouse.identity.principal import Principal
 from pilothouse.identity.problems import unauthenticated
 from pilothouse.identity.service import Identity, is_loopback
@@ -57,6 +60,17 @@ def Scoped(*scopes: str) -> Any:  # noqa: N802 - reads as FastAPI's own Depends 
     return Security(current_principal, scopes=scopes)
 
 
+async def _opener(connection: HTTPConnection) -> AsyncIterator[Callable[[Principal], Connection]]:
+    connections = cast("Connections", connection.app.state.connections)
+    with ExitStack() as opened:  # left when the answer has been sent, or broke off
+        yield lambda principal: opened.enter_context(connections.open(principal))
+
+
+OpenConnection = Annotated[Callable[[Principal], Connection], Depends(_opener)]
+"""Counts this request as one of its caller's open connections until its answer has ended: `open_connection(principal)`
+raises `TooMany` where the caller has too many."""
+
+
 async def authenticate_websocket(websocket: WebSocket) -> Principal:
     """The caller of a WebSocket, before it is accepted. The token is the Authorization header, or, since browsers
     can't set one, an offered subprotocol `bearer.<token>`.
@@ -64,11 +78,25 @@ async def authenticate_websocket(websocket: WebSocket) -> Principal:
     Raises:
         Unauthenticated: nobody we know.
     """
+    return await _authenticate(websocket, _authorization_of(websocket))
+
+
+async def authenticate_again(websocket: WebSocket) -> Principal:
+    """The caller of an open WebSocket, if its credential is still good. Cheap: keys are cached, JWTs only checked.
+
+    Raises:
+        Unauthenticated: it has been revoked or has expired.
+        Unavailable: it can't be checked right now.
+    """
+    return await cast("Identity", websocket.app.state.identity).authenticate(_authorization_of(websocket))
+
+
+def _authorization_of(websocket: WebSocket) -> str | None:
     authorization = websocket.headers.get("authorization")
     if authorization is None:
         tokens = [item for item in _offered(websocket) if item.startswith(_TOKEN_SUBPROTOCOL)]
         authorization = f"Bearer {tokens[0].removeprefix(_TOKEN_SUBPROTOCOL)}" if tokens else None
-    return await _authenticate(websocket, authorization)
+    return authorization
 
 
 def accepted_subprotocol(websocket: WebSocket) -> str | None:

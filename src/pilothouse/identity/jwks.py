@@ -10,6 +10,7 @@ import aiohttp
 from jwt import PyJWK, PyJWTError
 
 from pilothouse.errors import Unavailable
+from pilothouse.kit.health import Check
 from pilothouse.kit.jsons import loads
 from pilothouse.observability.logs import get_logger
 
@@ -38,14 +39,18 @@ class _Tried:
 
 class KeySet:
     """Keys by id. Fetched anew every ten minutes, and for an unknown id at most every 30 seconds; while the address is
-    away, the keys last fetched stay good.
+    away, the keys last fetched stay good for a time: a key that was withdrawn meanwhile must not be good for ever.
 
     Args:
+        longest_age_seconds: how long keys are trusted after they were fetched.
         monotonic: seconds that never go back.
     """
 
-    def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, url: str, *, longest_age_seconds: float, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._url = url
+        self._longest_age = longest_age_seconds
         self._monotonic = monotonic
         self._session: aiohttp.ClientSession | None = None
         self._fetched = _Fetched()
@@ -65,6 +70,16 @@ class KeySet:
         if self._session is not None:
             await self._session.close()
 
+    def check(self) -> Check:
+        """How the keys are, for readiness."""
+        age = max(self._monotonic() - self._fetched.at, 0.0) if self._fetched.keys else 0.0
+        reason = None
+        if self._tried.failed and (not self._fetched.keys or age > self._longest_age):
+            reason = "The identity provider's keys can't be fetched: the JWTs they sign get a 503."
+        elif self._tried.failed:
+            reason = f"The identity provider's keys can't be fetched; those fetched {age:.0f} s ago are used."
+        return Check("identity-provider", ok=reason is None, age_seconds=age, reason=reason)
+
     async def find(self, kid: str | None, algorithm: str) -> PyJWK | None:
         """The key a token names, for that algorithm only; a token that names none is matched if just one key fits.
 
@@ -75,6 +90,7 @@ class KeySet:
             Unavailable: the key is not known here and the provider can't be asked.
         """
         now = self._monotonic()
+        self._drop_old(now)
         key = self._look(kid, algorithm)
         if key is not None:
             if now - self._fetched.at >= _FRESH_SECONDS:
@@ -91,6 +107,12 @@ class KeySet:
                 headers={"Retry-After": str(int(_RETRY_SECONDS))},
             )
         return key
+
+    def _drop_old(self, now: float) -> None:
+        age = now - self._fetched.at
+        if self._fetched.keys and age > self._longest_age:
+            _log.error("jwks_too_old", url=self._url, age_seconds=round(age), meaning="its tokens are refused with 503")
+            self._fetched = _Fetched()
 
     def _look(self, kid: str | None, algorithm: str) -> PyJWK | None:
         fitting = [
@@ -120,7 +142,12 @@ class KeySet:
 
     async def _fetch(self) -> tuple[PyJWK, ...]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS))
+            # Bytes are counted as they come: a compressed answer could grow far beyond the limit in one piece.
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS),
+                headers={"Accept-Encoding": "identity"},
+                auto_decompress=False,
+            )
         async with self._session.get(self._url, allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"answered {response.status}")

@@ -12,8 +12,11 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
+
+from sqlalchemy import Connection
 
 from pilothouse.db import Database
 from pilothouse.errors import Forbidden, InvalidRequest, NotFound
@@ -30,7 +33,7 @@ from pilothouse.identity.principal import (
 )
 from pilothouse.identity.problems import unauthenticated
 from pilothouse.identity.repository import ApiKey
-from pilothouse.kit.clock import now_ms
+from pilothouse.kit.clock import now_ms, to_datetime
 from pilothouse.kit.ids import new_id
 from pilothouse.observability.logs import get_logger
 
@@ -82,12 +85,16 @@ class Keys:
     ) -> tuple[ApiKey, str]:
         """Make a key for `principal`, who needs `keys:write`.
 
+        It expires no later than the credential it is made with, and at the same time unless said otherwise. If it is
+        made with a key, it is revoked together with that one.
+
         Returns:
             The key's record, and the token itself, which can't be had again.
 
         Raises:
             Forbidden: a scope is one the maker lacks.
             InvalidRequest: the name, a scope's spelling or the expiry is wrong.
+            Unauthenticated: the maker's credential has been revoked or has expired meanwhile.
         """
         principal.require("keys:write")
         now = self._clock()
@@ -108,9 +115,9 @@ class Keys:
             expires_at=_expiry(expires_at, now),
             revoked_at=None,
             last_used_at=None,
+            parent_id=principal.key_id,
         )
-        await self._database.write(repository.insert_key, key)
-        return key, token
+        return await self._database.write(_insert, key, latest=principal.expires_at), token
 
     async def page(
         self, principal: Principal, *, limit: int, after: tuple[int, str] | None = None, everyone: bool = False
@@ -128,6 +135,8 @@ class Keys:
     async def revoke(self, principal: Principal, key_id: str) -> ApiKey:
         """Revoke one's own key (needs `keys:write`), or as `admin` anyone's in the tenant. Again changes nothing.
 
+        The keys that were made with it are revoked with it, and those made with these.
+
         Raises:
             NotFound: there is no such key, or it is someone else's.
         """
@@ -135,16 +144,17 @@ class Keys:
         if not admin:
             principal.require("keys:write")
         owner = None if admin else principal.subject
-        key = None
+        tree: list[ApiKey] = []
         if is_name(key_id, most=40):
-            key = await self._database.write(
-                repository.revoke_key, key_id, tenant=principal.tenant, owner=owner, now=self._clock()
+            tree = await self._database.write(
+                repository.revoke_tree, key_id, tenant=principal.tenant, owner=owner, now=self._clock()
             )
-        if key is None:
+        if not tree:
             raise NotFound("There is no such API key among yours. List them with GET /v1/keys.")
         self._revocations += 1
-        self._known.pop(key.secret_hash, None)
-        return key
+        for key in tree:
+            self._known.pop(key.secret_hash, None)
+        return tree[0]
 
     async def authenticate(self, token: str) -> Principal:
         """The principal this key stands for.
@@ -164,7 +174,23 @@ class Keys:
         if not key.usable(now):
             raise unauthenticated("This API key has expired. Make a new one.")
         self._touch(key, now)
-        return Principal(key.tenant, key.owner, frozenset(key.scopes), "api_key", key.id)
+        return Principal(
+            key.tenant,
+            key.owner,
+            frozenset(key.scopes),
+            "api_key",
+            key.id,
+            credential=key.id,
+            expires_at=key.expires_at,
+        )
+
+    async def usable(self, key_ids: Sequence[str]) -> set[str]:
+        """Those of these keys that are neither revoked nor expired, as the database has them now.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        return await self._database.read(repository.usable_ids, key_ids, now=self._clock())
 
     async def any_usable(self) -> bool:
         """Whether anybody could log in with a key."""
@@ -208,6 +234,35 @@ class Keys:
             await self._database.write(repository.touch_key, key, now=now)
         except Exception as error:  # noqa: BLE001 - a date for people; no request may fail over it
             _log.warning("key_use_not_noted", key_id=key.id, reason=type(error).__name__)
+
+
+def _insert(connection: Connection, key: ApiKey, *, latest: int | None) -> ApiKey:
+    """Store a key. The one it is made with can't be revoked before this is committed, nor this be stored after it."""
+    if key.parent_id is not None:
+        parent = repository.hold_key(connection, key.parent_id, tenant=key.tenant)
+        if parent is None or not parent.usable(key.created_at):
+            raise unauthenticated("The API key this was asked with has been revoked or has expired. Use another one.")
+        latest = parent.expires_at
+    key = replace(key, expires_at=_bounded(key.expires_at, latest, now=key.created_at))
+    repository.insert_key(connection, key)
+    return key
+
+
+def _bounded(wanted: int | None, latest: int | None, *, now: int) -> int | None:
+    """When a key expires whose maker's credential expires at `latest`."""
+    if latest is None or (wanted is not None and wanted <= latest):
+        return wanted
+    if latest <= now:
+        raise unauthenticated("The credential this was asked with has expired. Get a new one.")
+    if wanted is None:
+        return min(latest, _FAR_MS)
+    until = to_datetime(latest).isoformat()
+    raise InvalidRequest(
+        f"expires_at can be {until} at most: then the credential expires that the key is made with. Ask for less, or "
+        "make the key with one that lasts longer (an operator: pilothouse keys create).",
+        code="expiry_too_late",
+        latest=until,
+    )
 
 
 def _hash(token: str) -> str:

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -43,6 +43,8 @@ class Principal:
 
     Args:
         key_id: the API key it came with, if it was one.
+        credential: names what it came with, without revealing it; the same for each request with the same credential.
+        expires_at: when the credential expires, milliseconds since the Unix epoch; None: never by itself.
     """
 
     tenant: str
@@ -50,6 +52,8 @@ class Principal:
     scopes: frozenset[str]
     kind: PrincipalKind
     key_id: str | None = None
+    credential: str = field(default="", compare=False)
+    expires_at: int | None = field(default=None, compare=False)
 
     def has(self, scope: str) -> bool:
         """Whether this caller holds `scope`, by its name, its group's star (`runs:*`) or the star of all."""
@@ -72,7 +76,7 @@ class Principal:
 
 def local_principal(subject: str = "local") -> Principal:
     """The one caller of a server in local development mode: all scopes in tenant `local`."""
-    return Principal("local", subject, frozenset({"*"}), "local")
+    return Principal("local", subject, frozenset({"*"}), "local", credential="local")
 
 
 def is_name(text: object, *, most: int) -> bool:

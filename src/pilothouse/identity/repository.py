@@ -1,18 +1,24 @@
 """SQL of API keys. Every statement but the look-up by hash, which is how a caller becomes known, names the tenant."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, or_, select, tuple_, update
+from sqlalchemy import CTE, ColumnElement, Connection, Row, and_, exists, insert, or_, select, tuple_, update
 
 from pilothouse.identity.tables import api_keys
 
 _TOUCH_MS = 60_000
+_IDS_A_QUERY = 500
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key without its secret. Times are milliseconds since the Unix epoch."""
+    """An API key without its secret. Times are milliseconds since the Unix epoch.
+
+    Args:
+        parent_id: the key it was made with, if it was one.
+    """
 
     id: str
     tenant: str
@@ -25,6 +31,7 @@ class ApiKey:
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
+    parent_id: str | None = None
 
     def usable(self, now: int) -> bool:
         """Neither revoked nor expired at `now`."""
@@ -35,6 +42,22 @@ def insert_key(connection: Connection, key: ApiKey) -> None:
     """Store a new key."""
     values = {column.name: getattr(key, column.name) for column in api_keys.columns}
     connection.execute(insert(api_keys).values(**{**values, "scopes": list(key.scopes)}))
+
+
+def hold_key(connection: Connection, key_id: str, *, tenant: str) -> ApiKey | None:
+    """A key, which nobody can revoke before this transaction has ended."""
+    mine = and_(api_keys.c.id == key_id, api_keys.c.tenant == tenant)
+    row = connection.execute(select(api_keys).where(mine).with_for_update(read=True)).one_or_none()
+    return _key(row) if row else None
+
+
+def usable_ids(connection: Connection, key_ids: Sequence[str], *, now: int) -> set[str]:
+    """Those of these keys that are neither revoked nor expired. Of all tenants: it only closes doors."""
+    found: set[str] = set()
+    for start in range(0, len(key_ids), _IDS_A_QUERY):
+        chunk = api_keys.c.id.in_(key_ids[start : start + _IDS_A_QUERY])
+        found.update(connection.execute(select(api_keys.c.id).where(chunk, _usable(now))).scalars())
+    return found
 
 
 def key_by_hash(connection: Connection, secret_hash: str) -> ApiKey | None:
@@ -54,12 +77,21 @@ def list_keys(
     return [_key(row) for row in rows]
 
 
-def revoke_key(connection: Connection, key_id: str, *, tenant: str, owner: str | None, now: int) -> ApiKey | None:
-    """Mark as revoked, keeping the time of an earlier revocation. None where no such key is in reach."""
-    mine = and_(api_keys.c.id == key_id, _reach(tenant, owner))
-    connection.execute(update(api_keys).where(mine, api_keys.c.revoked_at.is_(None)).values(revoked_at=now))
-    row = connection.execute(select(api_keys).where(mine)).one_or_none()
-    return _key(row) if row else None
+def revoke_tree(connection: Connection, key_id: str, *, tenant: str, owner: str | None, now: int) -> list[ApiKey]:
+    """Mark a key and all that were made with it, and with those, as revoked; earlier revocations keep their time.
+
+    Returns:
+        The key first, then the others; nothing where no such key is in reach.
+    """
+    tree = _tree(and_(api_keys.c.id == key_id, _reach(tenant, owner)), tenant)
+    # A key that is being made holds its parent. Either it is committed before we get the parent's row, and the next
+    # round sees it; or its maker finds the parent revoked. So no key is left when a round finds none.
+    while ids := _lock_unrevoked(connection, tree):
+        for start in range(0, len(ids), _IDS_A_QUERY):
+            chunk = api_keys.c.id.in_(ids[start : start + _IDS_A_QUERY])
+            connection.execute(update(api_keys).where(chunk).values(revoked_at=now))
+    rows = connection.execute(select(api_keys).where(api_keys.c.id.in_(select(tree.c.id))))
+    return sorted((_key(row) for row in rows), key=lambda key: key.id != key_id)
 
 
 def touch_key(connection: Connection, key: ApiKey, *, now: int) -> None:
@@ -78,8 +110,24 @@ def touch_key(connection: Connection, key: ApiKey, *, now: int) -> None:
 
 def any_usable_key(connection: Connection, *, now: int) -> bool:
     """Whether anybody could log in with a key."""
-    usable = and_(api_keys.c.revoked_at.is_(None), or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now))
-    return bool(connection.execute(select(exists().where(usable))).scalar_one())
+    return bool(connection.execute(select(exists().where(_usable(now)))).scalar_one())
+
+
+def _tree(root: ColumnElement[bool], tenant: str) -> CTE:
+    tree = select(api_keys.c.id).where(root).cte("tree", recursive=True)
+    made = select(api_keys.c.id).where(api_keys.c.parent_id == tree.c.id, api_keys.c.tenant == tenant)
+    return tree.union(made)
+
+
+def _lock_unrevoked(connection: Connection, tree: CTE) -> list[str]:
+    """In one order for everybody, so that two revocations that meet wait for each other and don't deadlock."""
+    unrevoked = select(api_keys.c.id).where(api_keys.c.id.in_(select(tree.c.id)), api_keys.c.revoked_at.is_(None))
+    ordered = unrevoked.order_by(api_keys.c.created_at, api_keys.c.id)
+    return list(connection.execute(ordered.with_for_update(of=api_keys)).scalars())
+
+
+def _usable(now: int) -> ColumnElement[bool]:
+    return and_(api_keys.c.revoked_at.is_(None), or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now))
 
 
 def _reach(tenant: str, owner: str | None) -> ColumnElement[bool]:
@@ -100,4 +148,5 @@ def _key(row: Row[Any]) -> ApiKey:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        parent_id=row.parent_id,
     )

@@ -39,7 +39,9 @@ class NewKey(BaseModel):
     scopes: list[Scope] = Field(
         min_length=1, max_length=MOST_SCOPES, description="What it may do: at most what the token of this request may."
     )
-    expires_at: AwareDatetime | None = Field(default=None, description="When it ends. Null: when revoked.")
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="When it ends: at most when the token of this request does. Null: when that one does."
+    )
 
 
 class Key(BaseModel):
@@ -53,6 +55,7 @@ class Key(BaseModel):
                     "name": "nightly job",
                     "prefix": "ph_7k2m9x4c",
                     "owner": "ada",
+                    "parent_id": None,
                     "scopes": ["chat", "runs:read"],
                     "created_at": "2026-11-02T08:30:00Z",
                     "expires_at": "2030-01-31T00:00:00Z",
@@ -67,6 +70,9 @@ class Key(BaseModel):
     name: str
     prefix: str = Field(description="How its token begins.")
     owner: str
+    parent_id: str | None = Field(
+        default=None, description="The key it was made with, if it was one: revoked together."
+    )
     scopes: list[str]
     created_at: datetime
     expires_at: datetime | None

@@ -1,14 +1,16 @@
 """Who is calling: API keys, JWTs, or, where the server was started for one person's own machine, that person."""
 
-import ipaddress
-
 from pilothouse.db import Database
 from pilothouse.errors import StartupError
 from pilothouse.identity.keys import Keys, is_api_key
 from pilothouse.identity.principal import Principal
 from pilothouse.identity.problems import unauthenticated
 from pilothouse.identity.tokens import TokenVerifier
+from pilothouse.kit.addresses import is_loopback
+from pilothouse.kit.health import Check
 from pilothouse.settings import AuthSettings
+
+__all__ = ["MOST_TOKEN_CHARS", "Identity", "is_loopback"]
 
 MOST_TOKEN_CHARS = 8192
 
@@ -51,6 +53,11 @@ class Identity:
             self._has_keys = await self.keys.any_usable()
         if self._tokens is not None:
             await self._tokens.start()
+
+    def checks(self) -> list[Check]:
+        """What readiness reports of it."""
+        check = None if self._tokens is None else self._tokens.check()
+        return [] if check is None else [check]
 
     async def close(self) -> None:
         """Let go of connections; finish what is being written."""
@@ -112,13 +119,3 @@ class Identity:
         if self._tokens is None:
             raise unauthenticated("This is not an API key of this server, and it accepts no other tokens.")
         return await self._tokens.authenticate(token)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` names this machine alone. Names other than localhost are not looked up."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -18,5 +18,7 @@ api_keys = Table(
     Column("expires_at", Millis),
     Column("revoked_at", Millis),
     Column("last_used_at", Millis),
+    Column("parent_id", String(40)),
     Index("ix_api_keys_owner", "tenant", "owner", "created_at"),
+    Index("ix_api_keys_parent", "parent_id"),
 )

@@ -4,6 +4,7 @@ Each key checks one algorithm only, fixed by how the key was configured and neve
 secret, RS256 or ES256 with a key of the provider's set. `exp`, `iss`, `aud` and `sub` are required.
 """
 
+import hashlib
 from collections.abc import Callable
 from time import monotonic as system_monotonic
 from typing import Any, cast
@@ -21,6 +22,8 @@ from pilothouse.identity.principal import (
     is_name,
 )
 from pilothouse.identity.problems import unauthenticated
+from pilothouse.kit.addresses import is_loopback
+from pilothouse.kit.health import Check
 from pilothouse.settings import AuthSettings
 
 _FEWEST_SECRET_BYTES = 32
@@ -64,7 +67,9 @@ class TokenVerifier:
         return cls(
             settings,
             secret=_secret(settings),
-            keys=KeySet(_checked_url(url), monotonic=monotonic) if url is not None else None,
+            keys=None
+            if url is None
+            else KeySet(_checked_url(url), longest_age_seconds=settings.jwks_max_age_seconds, monotonic=monotonic),
         )
 
     async def start(self) -> None:
@@ -76,6 +81,10 @@ class TokenVerifier:
         """Let go of the connection to the provider."""
         if self._keys is not None:
             await self._keys.close()
+
+    def check(self) -> Check | None:
+        """How the provider's keys are; None where tokens are checked with a shared secret only."""
+        return None if self._keys is None else self._keys.check()
 
     async def authenticate(self, token: str) -> Principal:
         """The principal a token stands for.
@@ -99,7 +108,7 @@ class TokenVerifier:
             raise unauthenticated(_sentence(error)) from None
         except (ValueError, RecursionError, OverflowError):  # content no claim check foresaw
             raise unauthenticated("The token is not valid.") from None
-        return self._principal(claims)
+        return self._principal(token, claims)
 
     async def _key(self, header: dict[str, Any]) -> tuple[bytes | jwt.PyJWK, str]:
         algorithm = header.get("alg")
@@ -112,14 +121,21 @@ class TokenVerifier:
             return key, algorithm
         raise jwt.InvalidAlgorithmError
 
-    def _principal(self, claims: dict[str, Any]) -> Principal:
+    def _principal(self, token: str, claims: dict[str, Any]) -> Principal:
         tenant = claims.get(self._settings.jwt_tenant_claim, _DEFAULT_TENANT)
         if not is_name(tenant, most=MOST_TENANT_CHARS):
             raise _bad_claim(self._settings.jwt_tenant_claim, MOST_TENANT_CHARS)
         subject = claims["sub"]
         if not is_name(subject, most=MOST_SUBJECT_CHARS):
             raise _bad_claim("sub", MOST_SUBJECT_CHARS)
-        return Principal(tenant, subject, self._scopes(claims), "jwt")
+        return Principal(
+            tenant,
+            subject,
+            self._scopes(claims),
+            "jwt",
+            credential=_fingerprint(token),
+            expires_at=(int(claims["exp"]) + self._settings.leeway_seconds) * 1000,
+        )
 
     def _scopes(self, claims: dict[str, Any]) -> frozenset[str]:
         name = self._settings.jwt_scopes_claim
@@ -132,6 +148,12 @@ class TokenVerifier:
         if sum(map(len, parts)) > _MOST_SCOPES_CHARS:
             raise unauthenticated(f"The token's claim {name} is too long.")
         return frozenset(part for part in parts if part)
+
+
+def _fingerprint(token: str) -> str:
+    """Of what is signed: the signature's own Base64 can be written in several ways."""
+    signed = token.rpartition(".")[0]
+    return "jwt_" + hashlib.sha256(signed.encode()).hexdigest()[:32]
 
 
 def _refuse_leftovers(settings: AuthSettings) -> None:
@@ -156,9 +178,17 @@ def _secret(settings: AuthSettings) -> bytes | None:
 
 
 def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise StartupError("PILOTHOUSE_AUTH_JWT_JWKS_URL has to be an https:// address.")
+    """Who can change the key set on its way can sign tokens, so it comes over TLS, or from this machine."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        parts, host = None, None
+    if parts is None or not host or not (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))):
+        raise StartupError(
+            "PILOTHOUSE_AUTH_JWT_JWKS_URL has to be an https:// address; http:// is taken for this machine only "
+            "(127.0.0.1, ::1, localhost)."
+        )
     return url
 
 

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from pilothouse.errors import RunFailure, Unavailable
-from pilothouse.http.problems import problem_responses
+from pilothouse.errors import PilothouseError, RunFailure, Unavailable
+from pilothouse.http.problems import encode_problem, problem_document, problem_responses, request_id_of
 from pilothouse.http.sse import EventStreamResponse, encode_event
 from pilothouse.idempotency.http import IdempotencyKey
-from pilothouse.identity.http import Scoped
+from pilothouse.identity.connections import Connection
+from pilothouse.identity.http import OpenConnection, Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
 from pilothouse.observability.logs import get_logger
@@ -33,6 +34,9 @@ STREAM_EXAMPLE = (
     'id: 1-4\nevent: text.delta\ndata: {"type":"text.delta","run_id":"run_01…","step":1,"text":"It ships "}\n\n'
     'id: 1-9\nevent: run.completed\ndata: {"type":"run.completed","run_id":"run_01…","text":"It ships tomorrow."}\n\n'
 )
+
+STREAM_CLOSED = "stream.closed"
+"""The type of the last event of a stream that the server ends before its run has ended."""
 
 EVENT_SCHEMA: dict[str, Any] = {
     "title": "ServerSentEvent",
@@ -121,23 +125,43 @@ async def chat_stream(
     principal: Chatter,
     runs: RunService,
     requests: Requests,
+    open_connection: OpenConnection,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """The stream ends with `run.completed`, `run.failed` or `run.cancelled`. Leaving it does not stop the run unless
     `on_disconnect` is `cancel`; `GET /v1/runs/{id}/events` continues it from `Last-Event-ID`.
+
+    It ends with `stream.closed` within five seconds after its token was revoked or has expired; the run goes on.
     """
+    connection = open_connection(principal)
     new = await requests.new_run(principal, body, stream=True, idempotency_key=idempotency_key)
     accepted = await runs.start(new)
 
     async def stop() -> None:
         await runs.cancel(principal, accepted.run_id, reason="its caller left")
 
-    return EventStreamResponse(
+    response = EventStreamResponse(
         event_bytes(runs, principal, accepted.run_id, START),
         heartbeat_seconds=request.app.state.settings.server.heartbeat_seconds,
         on_disconnect=stop if body.on_disconnect == "cancel" else None,
         headers={"X-Run-ID": accepted.run_id, "X-Conversation-ID": accepted.conversation_id},
     )
+    return ends_with(connection, response, request, accepted.run_id)
+
+
+def ends_with(
+    connection: Connection, response: EventStreamResponse, request: Request, run_id: str
+) -> EventStreamResponse:
+    """A stream that ends with the credential it was opened with, and says so."""
+
+    def end(error: PilothouseError) -> None:
+        problem = problem_document(error, request_id_of(request.scope))
+        data = {"type": STREAM_CLOSED, "run_id": run_id, "error": problem}
+        # Without an id: the run's log does not hold it, and the client's place stays where it is.
+        response.end(b"event: %b\ndata: %b\n\n" % (STREAM_CLOSED.encode(), encode_problem(data)))
+
+    connection.when_ended(end)
+    return response
 
 
 async def event_bytes(runs: Runs, principal: Principal, run_id: str, after: EventPlace) -> AsyncIterator[bytes]:

@@ -10,10 +10,10 @@ from pilothouse.http.problems import problem_responses
 from pilothouse.http.sse import EventStreamResponse
 from pilothouse.idempotency.http import IdempotencyKey
 from pilothouse.idempotency.service import key_use
-from pilothouse.identity.http import Scoped
+from pilothouse.identity.http import OpenConnection, Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
-from pilothouse.runs.chat_endpoints import EVENT_SCHEMA, STREAM_EXAMPLE, RunService, event_bytes
+from pilothouse.runs.chat_endpoints import EVENT_SCHEMA, STREAM_EXAMPLE, RunService, ends_with, event_bytes
 from pilothouse.runs.events import START, parse_event_id
 from pilothouse.runs.fork import Fork, Forks
 from pilothouse.runs.present import run_detail, run_document
@@ -83,7 +83,7 @@ async def get_run(run_id: RunId, principal: Reader, runs: RunService) -> Respons
             "model": EventPage,
             "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": STREAM_EXAMPLE}},
         },
-        **problem_responses(401, 403, 404, 422, 503),
+        **problem_responses(401, 403, 404, 422, 429, 503),
     },
 )
 async def run_events(
@@ -91,6 +91,7 @@ async def run_events(
     run_id: RunId,
     principal: Reader,
     runs: RunService,
+    open_connection: OpenConnection,
     after: Annotated[str | None, Query(max_length=40, description="Only what comes after this event id.")] = None,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", description="As `after`.")] = None,
     accept: Annotated[str | None, Header(include_in_schema=False)] = None,
@@ -103,11 +104,13 @@ async def run_events(
         items = [{"id": event.id, "type": event.type, "data": event.data} for event in events]
         document: dict[str, Any] = {"items": items, "last_id": items[-1]["id"] if items else None}
         return Response(dumps(document), media_type="application/json")
+    connection = open_connection(principal)
     await runs.get(principal, run_id)
-    return EventStreamResponse(
+    response = EventStreamResponse(
         event_bytes(runs, principal, run_id, place),
         heartbeat_seconds=request.app.state.settings.server.heartbeat_seconds,
     )
+    return ends_with(connection, response, request, run_id)
 
 
 @router.post("/{run_id}/cancel", summary="Stop a run", responses=problem_responses(401, 403, 404, 422, 503))

@@ -51,24 +51,38 @@ def list_keys(tenant: str, *, as_json: bool) -> None:
     if not keys:
         typer.echo(f"Tenant {plain(tenant)} has no keys.")
         return
-    table = Table("key", "name", "begins with", "subject", "scopes", "created", "expires", "last used", "state")
+    table = Table(
+        "key", "name", "begins with", "subject", "scopes", "made with", "created", "expires", "last used", "state"
+    )
     now = round(datetime.now(UTC).timestamp() * 1000)
     for key in keys:
         state = "revoked" if key.revoked_at else "usable" if key.usable(now) else "expired"
         days = [_day(at) for at in (key.created_at, key.expires_at, key.last_used_at)]
-        table.add_row(key.id, plain(key.name), key.prefix, plain(key.owner), ", ".join(key.scopes), *days, state)
+        table.add_row(
+            key.id,
+            plain(key.name),
+            key.prefix,
+            plain(key.owner),
+            ", ".join(key.scopes),
+            key.parent_id or "",
+            *days,
+            state,
+        )
     Console().print(table)
 
 
 def revoke_key(key_id: str, *, tenant: str) -> None:
-    """Revoke a key of a tenant.
+    """Revoke a key of a tenant, and all that were made with it.
 
     Raises:
         NotFound: the tenant has no such key.
         StartupError: the database can't be used.
     """
     key = asyncio.run(_revoke(_owner(tenant, "cli"), key_id))
-    typer.echo(f"Revoked key {key.id} ({plain(key.name)}). Running servers refuse it within five seconds.")
+    typer.echo(
+        f"Revoked key {key.id} ({plain(key.name)}) and what was made with it. Running servers refuse it within five "
+        "seconds."
+    )
 
 
 def parse_expiry(text: str, now: datetime) -> datetime:
@@ -120,6 +134,7 @@ def _document(key: ApiKey) -> dict[str, Any]:
         "subject": key.owner,
         "name": key.name,
         "prefix": key.prefix,
+        "parent_id": key.parent_id,
         "scopes": list(key.scopes),
         **{name: _iso(getattr(key, name)) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")},
     }

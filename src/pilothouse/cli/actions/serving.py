@@ -24,6 +24,7 @@ from pilothouse.cli.actions.listen import bind, refusal, url_of
 from pilothouse.cli.actions.target import load_target
 from pilothouse.cli.output import say
 from pilothouse.errors import PilothouseError, StartupError
+from pilothouse.http.websocket_protocol import BoundedWebSocketProtocol
 from pilothouse.settings import load_settings
 
 _CLOSE_SECONDS = 3
@@ -157,8 +158,9 @@ def _config(app: Pilothouse) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="httptools",
-        ws="websockets-sansio",
+        ws=BoundedWebSocketProtocol,
         ws_max_size=app.settings.server.max_message_bytes,
+        ws_per_message_deflate=False,  # a small frame must not become a large one; tokens are too short to gain by it
         lifespan="off",
         log_config=None,
         access_log=False,

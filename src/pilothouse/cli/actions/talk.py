@@ -190,7 +190,7 @@ class _Answer:
         async with opened as stream:
             self._learn(stream)
             async for event in stream:
-                self._last = event.id
+                self._last = event.id or self._last  # what is no part of the log has none
                 self._screen.show(event)
                 if event.final:
                     return event
