@@ -355,3 +355,99 @@ async def test_only_keys_that_open_the_door_count_as_usable(keys: Keys, clock: C
     await keys.revoke(ADA, lasting.id)
     assert not await keys.any_usable()
     assert short.id != lasting.id
+
+
+# --- keys made with keys
+
+
+async def test_a_key_expires_with_its_maker_unless_it_is_to_expire_earlier(keys: Keys, clock: Clock) -> None:
+    _, token = await keys.create(ADA, "maker", scopes=["keys:*", "chat"], expires_at=clock.at(seconds=100))
+    maker = await keys.authenticate(token)
+    for wanted, expires_at in ((None, 100), (50, 50), (100, 100)):
+        when = None if wanted is None else clock.at(seconds=wanted)
+        record, _ = await keys.create(maker, "child", scopes=["chat"], expires_at=when)
+        assert (record.expires_at, record.parent_id) == (clock.now() + expires_at * 1000, maker.key_id)
+    with pytest.raises(InvalidRequest, match="expires_at can be") as caught:
+        await keys.create(maker, "child", scopes=["chat"], expires_at=clock.at(seconds=101))
+    assert caught.value.code == "expiry_too_late"
+
+
+async def test_a_key_without_expiry_makes_keys_of_any_length(keys: Keys, clock: Clock) -> None:
+    _, token = await keys.create(ADA, "maker", scopes=["keys:*", "chat"])
+    maker = await keys.authenticate(token)
+    assert (await keys.create(maker, "child", scopes=["chat"]))[0].expires_at is None
+    assert (await keys.create(maker, "child", scopes=["chat"], expires_at=clock.at(seconds=9)))[0].expires_at
+
+
+async def test_a_key_made_with_a_jwt_expires_with_it_and_has_no_parent(keys: Keys, clock: Clock) -> None:
+    signed_in = Principal("acme", "ada", ADA.scopes, "jwt", credential="jwt_x", expires_at=clock.now() + 60_000)
+    record, _ = await keys.create(signed_in, "child", scopes=["chat"])
+    assert (record.expires_at, record.parent_id) == (clock.now() + 60_000, None)
+    with pytest.raises(InvalidRequest, match="expires_at"):
+        await keys.create(signed_in, "child", scopes=["chat"], expires_at=clock.at(seconds=61))
+    clock.turn(seconds=60)
+    with pytest.raises(Unauthenticated, match="expired"):
+        await keys.create(signed_in, "child", scopes=["chat"])
+
+
+async def test_a_revoked_or_expired_key_that_is_remembered_makes_no_key(
+    keys: Keys, database: Database, clock: Clock
+) -> None:
+    record, token = await keys.create(ADA, "maker", scopes=["keys:*", "chat"])
+    maker = await keys.authenticate(token)
+    elsewhere = Keys(database, clock=clock.now, monotonic=clock.monotonic)
+    await elsewhere.revoke(ADA, record.id)
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await keys.create(await keys.authenticate(token), "child", scopes=["chat"])
+    assert maker.key_id == record.id
+    assert len(await database.read(rows)) == 1
+
+
+async def test_a_revocation_reaches_every_generation_and_nobody_else(keys: Keys, clock: Clock) -> None:
+    root, token = await keys.create(ADA, "root", scopes=["keys:*", "chat"])
+    line = [token]
+    for number in range(40):
+        clock.turn(seconds=number % 2)
+        line.append((await keys.create(await keys.authenticate(line[-1]), "child", scopes=["keys:*", "chat"]))[1])
+    for _ in range(5):
+        line.append((await keys.create(await keys.authenticate(line[20]), "child", scopes=["chat"]))[1])
+    _, other = await keys.create(ADA, "other", scopes=["chat"])
+    middle = (await keys.authenticate(line[20])).key_id or ""
+    await keys.revoke(ADA, middle)
+    first = clock.now()
+    for token in line[:20]:
+        await keys.authenticate(token)
+    for token in line[20:]:
+        with pytest.raises(Unauthenticated, match="revoked"):
+            await keys.authenticate(token)
+    clock.turn(seconds=60)
+    await keys.revoke(ADA, root.id)
+    for token in line:
+        with pytest.raises(Unauthenticated, match="revoked"):
+            await keys.authenticate(token)
+    await keys.authenticate(other)
+    times = {key.id: key.revoked_at for key in await keys.page(ADA, limit=100)}
+    assert times[middle] == first  # an earlier revocation keeps its time
+    assert times[root.id] == first + 60_000
+
+
+async def test_two_revocations_that_meet_both_succeed(keys: Keys, database: Database, clock: Clock) -> None:
+    root, token = await keys.create(ADA, "root", scopes=["keys:*", "chat"])
+    ids = [root.id]
+    for _ in range(15):
+        record, token = await keys.create(await keys.authenticate(token), "child", scopes=["keys:*", "chat"])
+        ids.append(record.id)
+    nodes = [Keys(database, clock=clock.now, monotonic=clock.monotonic) for _ in ids]
+    await asyncio.gather(*(node.revoke(ADA, key_id) for node, key_id in zip(nodes, reversed(ids), strict=True)))
+    assert all(row["revoked_at"] for row in await database.read(rows))
+
+
+async def test_which_keys_are_usable_is_asked_for_many_at_once(keys: Keys, clock: Clock) -> None:
+    good, _ = await keys.create(ADA, "good", scopes=["chat"])
+    short, _ = await keys.create(ADA, "short", scopes=["chat"], expires_at=clock.at(seconds=5))
+    revoked, _ = await keys.create(ADA, "revoked", scopes=["chat"])
+    await keys.revoke(ADA, revoked.id)
+    clock.turn(seconds=5)
+    asked = [good.id, short.id, revoked.id, *(f"key_{number}" for number in range(2000))]
+    assert await keys.usable(asked) == {good.id}
+    assert await keys.usable([]) == set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,10 +14,13 @@ from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from tests.support.logs import logged_by
 
 from pilothouse.errors import StartupError, Unauthenticated, Unavailable
+from pilothouse.identity import jwks
 from pilothouse.identity.principal import USER_SCOPES
 from pilothouse.identity.tokens import TokenVerifier
+from pilothouse.kit.health import Check
 from pilothouse.settings import AuthSettings
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -224,6 +228,11 @@ def test_without_jwt_settings_there_is_no_verifier() -> None:
         ({"jwt_jwks_url": "ftp://x.example"}, "JWT_JWKS_URL"),
         ({"jwt_jwks_url": ""}, "JWT_JWKS_URL"),
         ({"jwt_jwks_url": "https://"}, "JWT_JWKS_URL"),
+        ({"jwt_jwks_url": "https://[x"}, "JWT_JWKS_URL"),
+        ({"jwt_jwks_url": "http://login.example/keys"}, "JWT_JWKS_URL"),
+        ({"jwt_jwks_url": "http://10.0.0.7/keys"}, "JWT_JWKS_URL"),
+        ({"jwt_jwks_url": "http://127.0.0.1.login.example/keys"}, "JWT_JWKS_URL"),
+        ({"jwt_jwks_url": "http://127.0.0.1@login.example/keys"}, "JWT_JWKS_URL"),
         ({"jwt_audience": None}, "JWT_ISSUER is set"),
         ({"jwt_issuer": None}, "JWT_AUDIENCE is set"),
     ],
@@ -233,6 +242,13 @@ def test_incomplete_or_unsafe_settings_stop_the_start_and_name_the_variable(
 ) -> None:
     with pytest.raises(StartupError, match=f"PILOTHOUSE_AUTH_{names}"):
         made(**changes)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://login.example/keys", "http://127.0.0.1:8/keys", "http://localhost/keys", "http://[::1]:8/keys"]
+)
+async def test_keys_are_fetched_over_tls_or_from_this_machine(url: str) -> None:
+    await made(jwt_jwks_url=url).close()
 
 
 # --- a provider's keys
@@ -253,6 +269,8 @@ class Provider:
         self.status = 200
         self.body: bytes | None = None
         self.asked = 0
+        self.encoding: str | None = None
+        self.location = "/elsewhere"
         self.gate = asyncio.Event()
         self.gate.set()
         self.url = ""
@@ -261,7 +279,10 @@ class Provider:
         self.asked += 1
         await self.gate.wait()
         body = self.body if self.body is not None else json.dumps({"keys": self.keys}).encode()
-        return web.Response(body=body, status=self.status, headers={"Location": "/elsewhere"})
+        return web.Response(body=body, status=self.status, headers=self.headers())
+
+    def headers(self) -> dict[str, str]:
+        return {"Location": self.location, **({"Content-Encoding": self.encoding} if self.encoding else {})}
 
 
 class Monotonic:
@@ -450,6 +471,77 @@ async def test_known_keys_stay_good_while_the_provider_is_away(
     await remote.authenticate(token)
     with pytest.raises(Unavailable):  # this one we can't tell
         await remote.authenticate(signed(OTHER_RSA_KEY, "RS256", "rsa-2"))
+
+
+async def test_keys_that_could_not_be_fetched_again_for_a_day_are_trusted_no_more(
+    remote: TokenVerifier, provider: Provider, clock: Monotonic
+) -> None:
+    await remote.start()
+    assert remote.check() == Check("identity-provider", ok=True, age_seconds=0.0)
+    token = signed(RSA_KEY, "RS256", "rsa-1")
+    provider.status = 500
+    clock.seconds += 601
+    await remote.authenticate(token)
+    await _asked(provider, 2)
+    async with asyncio.timeout(5):
+        while (check := remote.check()) is None or check.ok:
+            await asyncio.sleep(0)
+    assert "those fetched 601 s ago are used" in (check.reason or "")
+    clock.seconds += 86_400 - 600
+    with logged_by(jwks) as lines, pytest.raises(Unavailable, match="can't be fetched"):
+        await remote.authenticate(token)
+    assert "jwks_too_old" in [line["event"] for line in lines]
+    check = remote.check()
+    assert check is not None
+    assert (check.ok, check.vital) == (False, False)
+    assert "get a 503" in (check.reason or "")
+    provider.status = 200
+    clock.seconds += 5
+    await remote.authenticate(token)
+    assert remote.check() == Check("identity-provider", ok=True, age_seconds=0.0)
+
+
+async def test_after_a_day_without_callers_the_keys_are_fetched_before_one_is_let_in(
+    remote: TokenVerifier, provider: Provider, clock: Monotonic
+) -> None:
+    await remote.start()
+    provider.keys = [jwk(EC_KEY, "ec-1")]
+    clock.seconds += 86_401
+    with pytest.raises(Unauthenticated, match="does not list"):
+        await remote.authenticate(signed(RSA_KEY, "RS256", "rsa-1"))
+
+
+async def test_a_flood_of_unknown_key_ids_asks_the_provider_once(remote: TokenVerifier, provider: Provider) -> None:
+    await remote.start()
+    tokens = [signed(OTHER_RSA_KEY, "RS256", f"unknown-{number}") for number in range(20)]
+    results = await asyncio.gather(*(remote.authenticate(token) for token in tokens), return_exceptions=True)
+    assert {type(result) for result in results} == {Unauthenticated}
+    assert provider.asked == 1
+
+
+async def test_a_compressed_key_set_is_not_inflated(remote: TokenVerifier, provider: Provider) -> None:
+    provider.body, provider.encoding = gzip.compress(b" " * 50_000_000 + b"{}"), "gzip"
+    await remote.start()
+    with pytest.raises(Unavailable):
+        await remote.authenticate(signed(RSA_KEY, "RS256", "rsa-1"))
+
+
+async def test_a_redirect_is_not_followed(remote: TokenVerifier, provider: Provider) -> None:
+    provider.status, provider.location = 302, provider.url + "?again"
+    await remote.start()
+    assert provider.asked == 1
+    with pytest.raises(Unavailable):
+        await remote.authenticate(signed(RSA_KEY, "RS256", "rsa-1"))
+    assert provider.asked == 1
+
+
+async def test_a_principal_knows_its_token_and_when_that_expires(verifier: TokenVerifier) -> None:
+    one = await verifier.authenticate(signed(jti="one"))
+    again = await verifier.authenticate(signed(jti="one"))
+    other = await verifier.authenticate(signed(jti="two"))
+    assert one.credential == again.credential != other.credential
+    assert one.expires_at is not None
+    assert abs(one.expires_at - (time.time() + 300 + 30) * 1000) < 60_000
 
 
 async def test_a_key_the_provider_withdrew_is_forgotten_after_the_next_fetch(

@@ -22,7 +22,7 @@ _FRESH_SECONDS = 600.0
 _BETWEEN_SECONDS = 30.0
 _RETRY_SECONDS = 5.0
 
-_log = get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class KeySet:
     def _drop_old(self, now: float) -> None:
         age = now - self._fetched.at
         if self._fetched.keys and age > self._longest_age:
-            _log.error("jwks_too_old", url=self._url, age_seconds=round(age), meaning="its tokens are refused with 503")
+            log.error("jwks_too_old", url=self._url, age_seconds=round(age), meaning="its tokens are refused with 503")
             self._fetched = _Fetched()
 
     def _look(self, kid: str | None, algorithm: str) -> PyJWK | None:
@@ -138,7 +138,7 @@ class KeySet:
                 self._tried = _Tried(self._monotonic(), failed=False)
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 self._tried = _Tried(self._monotonic(), failed=True)
-                _log.warning("jwks_fetch_failed", url=self._url, reason=f"{type(error).__name__}: {error}"[:200])
+                log.warning("jwks_fetch_failed", url=self._url, reason=f"{type(error).__name__}: {error}"[:200])
 
     async def _fetch(self) -> tuple[PyJWK, ...]:
         if self._session is None:
