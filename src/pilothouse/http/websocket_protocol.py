@@ -12,7 +12,7 @@ _PIECE = 4_096
 """Bytes that are parsed at once. The smallest frame takes six, and each becomes objects of a hundred times its size."""
 _FRAMES_PER_SECOND = 2_000.0
 """Frames of any kind, pings, pongs and fragments too. Reading pauses for those who send more."""
-_MESSAGE_SECONDS = 30.0
+_MESSAGE_SECONDS = 60.0
 """How long a message may take from its first byte to its last."""
 _CLOSE_SECONDS = 10.0
 """How long a peer may take to read what was sent to it before the connection was closed."""

@@ -42,13 +42,14 @@ class Connection:
         if self._ended is not None:
             tell(self._ended)
 
-    def end(self, error: Unauthenticated) -> None:
-        """The credential is no longer good. Again changes nothing."""
+    def end(self, error: Unauthenticated) -> bool:
+        """The credential is no longer good. Again changes nothing; returns whether it was the first time."""
         if self._ended is not None:
-            return
+            return False
         self._ended = error
         if self._tell is not None:
             self._tell(error)
+        return True
 
     def close(self) -> None:
         """It is not open any more. Again changes nothing."""
@@ -125,12 +126,12 @@ class Connections:
             Unavailable: the database is away; what expired by itself has ended.
         """
         self._end_expired()
-        key_ids = sorted({key_id for principal in self._principals() if (key_id := principal.key_id) is not None})
-        if not key_ids:
+        asked = {key_id for principal in self._principals() if (key_id := principal.key_id) is not None}
+        if not asked:
             return
-        usable = await self._keys.usable(key_ids)
+        ended = asked - await self._keys.usable(list(asked))
         for principal in self._principals():
-            if principal.key_id in key_ids and principal.key_id not in usable:
+            if principal.key_id in ended:
                 self._end(principal, "The API key of this connection has been revoked or has expired. Use another one.")
 
     def _end_expired(self) -> None:
@@ -144,11 +145,10 @@ class Connections:
         return [next(iter(mine)).principal for mine in self._by_credential.values()]
 
     def _end(self, principal: Principal, message: str) -> None:
-        mine = list(self._by_credential[principal.credential])
-        log.info("connections_ended", credential=principal.credential, connections=len(mine))
         error = unauthenticated(message)
-        for connection in mine:
-            connection.end(error)
+        told = sum(connection.end(error) for connection in list(self._by_credential[principal.credential]))
+        if told:
+            log.info("connections_ended", credential=principal.credential, connections=told)
 
 
 def _too_many(whose: str, held: int, setting: str) -> TooMany:
