@@ -1,6 +1,9 @@
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from typing import Any
 
+import pytest
 from fastapi import FastAPI
 
 from pilothouse.http.middleware import add_middleware
@@ -286,3 +289,61 @@ async def test_a_stream_makes_no_task_for_a_chunk():
     finally:
         loop.set_task_factory(None)
     assert len(made) == 1
+
+
+async def test_a_stream_that_is_ended_says_so_even_where_nothing_comes() -> None:
+    """And is not taken for one that its client left."""
+    left = asyncio.Event()
+    closed = asyncio.Event()
+
+    async def silent() -> AsyncIterator[bytes]:
+        try:
+            await asyncio.Event().wait()
+            yield b""
+        finally:
+            closed.set()
+
+    sent: list[dict[str, Any]] = []
+    began = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        began.set()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    response = EventStreamResponse(silent(), heartbeat_seconds=15, on_disconnect=left.set)
+    answering = asyncio.create_task(response({"type": "http"}, receive, send))
+    await began.wait()
+    response.end(b"event: last\n\n")
+    async with asyncio.timeout(30):
+        await answering
+    assert [message.get("body") for message in sent[2:]] == [b"event: last\n\n", b""]
+    assert sent[-1]["more_body"] is False
+    assert (closed.is_set(), left.is_set()) == (True, False)
+
+
+async def test_a_stream_that_is_ended_waits_a_moment_only_for_a_client_that_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pilothouse.http.sse._LAST_WORD_SECONDS", 0.05)
+    stuck = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"data: x\n\n"
+
+    async def send(message: Any) -> None:
+        if message.get("body") in (b"data: x\n\n", b"last"):
+            stuck.set()
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    response = EventStreamResponse(chunks(), heartbeat_seconds=15)
+    answering = asyncio.create_task(response({"type": "http"}, receive, send))
+    await stuck.wait()
+    response.end(b"last")
+    async with asyncio.timeout(30):
+        await answering
