@@ -19,6 +19,7 @@ from tests.support.raw_http import GUARD_SECONDS, RawAnswer, RawClient
 
 from pilothouse.server import Server, ServerConfig
 from pilothouse.server.connections import Connections
+from pilothouse.server.protocol import HttpProtocol
 from pilothouse.settings import ServerSettings
 
 
@@ -45,6 +46,10 @@ class Bounded:
     def do(self, function: Callable[[], Any]) -> None:
         """Call it in the server's loop."""
         self._loop.call_soon_threadsafe(function)
+
+    def protocols(self) -> list[HttpProtocol]:
+        """Of the open connections."""
+        return [item for item in list(self.connections._open) if isinstance(item, HttpProtocol)]
 
     async def connect(self, **options: Any) -> RawClient:
         """A connection that is closed with the server."""

@@ -41,6 +41,8 @@ _LINGER_SECONDS: Final = 2.0
 """How long a refused connection is read from after its answer: a client that is still sending when its connection
 closes may never see the answer."""
 _MOST_DISCARDED: Final = 1_048_576
+_MOST_HELD: Final = 1_048_576
+_END_OF_HEAD: Final = b"\r\n\r\n"
 _CHUNK_OVERHEAD: Final = 16
 """Bytes of framing that a chunked body may have for each byte of data, beside one head's worth. A chunk of one byte has
 five."""
@@ -82,6 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._overhead = 0
         self._overhead_run = 0
         self._discarded = 0
+        self._held = b""  # what came behind a full pipeline
         self._problem: PilothouseError | None = None
         self._running: RequestResponseCycle | None = None
         self._linger: asyncio.TimerHandle | None = None
@@ -123,34 +126,55 @@ class HttpProtocol(HttpToolsProtocol):
     # --- what comes in
 
     def data_received(self, data: bytes) -> None:
-        if self._phase == _CLOSED:
-            self._discard(len(data))
+        if self._phase == _CLOSED or self._held:
+            self._keep_or_discard(data)
             return
         self._unset_keepalive_if_required()
-        if self._phase == _BODY or len(data) > self._room:
-            self._feed_in_pieces(memoryview(data))
+        if self._phase == _BODY or len(data) > self._room or data.count(_END_OF_HEAD) > 1:
+            self._feed_in_pieces(data)
             return
         if self._deadline is None:
             self._deadline = self.loop.time() + self._limits.header_seconds
         self._room -= len(data)
         self._feed(data)
 
-    def _feed_in_pieces(self, data: memoryview) -> None:
-        while data and self._phase != _CLOSED:
+    def _feed_in_pieces(self, data: bytes) -> None:
+        """Feed one head, or a part of one body, at a time; keep the rest while too many requests wait."""
+        start = 0
+        while start < len(data) and self._phase != _CLOSED:
+            if len(self.pipeline) >= MOST_PIPELINED:
+                self._keep_or_discard(data[start:])
+                return
             if not self._room:
                 self._refuse(self._head_too_large())
                 return
-            if self._phase == _HEAD and self._deadline is None:
-                self._deadline = self.loop.time() + self._limits.header_seconds
-            piece, data = data[: self._room], data[self._room :]
-            before = self._body_bytes
-            if self._phase == _HEAD:
+            end = self._end_of_piece(data, start)
+            piece, start = data[start:end], end
+            before, in_head = self._body_bytes, self._phase == _HEAD
+            if in_head:
                 self._room -= len(piece)
-                self._feed(piece)
-            else:
-                self._feed(piece)
-                if self._phase == _BODY:
-                    self._count_overhead(len(piece), self._body_bytes - before)
+                if self._deadline is None:
+                    self._deadline = self.loop.time() + self._limits.header_seconds
+            self._feed(piece)
+            if not in_head and self._phase == _BODY:
+                self._count_overhead(len(piece), self._body_bytes - before)
+
+    def _end_of_piece(self, data: bytes, start: int) -> int:
+        most = start + self._room
+        if self._phase == _HEAD:
+            found = data.find(_END_OF_HEAD, start, most)
+            return most if found < 0 else found + len(_END_OF_HEAD)
+        length = next((int(value) for name, value in self.headers if name == b"content-length"), None)
+        return most if length is None else min(most, start + length - self._body_bytes)
+
+    def _keep_or_discard(self, data: bytes) -> None:
+        if self._phase == _CLOSED:
+            self._discard(len(data))
+            return
+        self._held += data
+        self.flow.pause_reading()
+        if len(self._held) > _MOST_HELD:  # the application lets us read on while it answers
+            self._refuse(pipeline_too_long())
 
     def _feed(self, data: bytes | memoryview) -> None:
         if self.parser is None:  # the connection is lost
@@ -213,7 +237,7 @@ class HttpProtocol(HttpToolsProtocol):
         for name, value in self.headers:  # other codings are not decoded here; the parser finds that out too late
             if name == b"transfer-encoding" and (value.strip().lower() != b"chunked" or version == "1.0"):
                 self._stop(malformed_request())
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if len(self.pipeline) > MOST_PIPELINED:
             self._stop(pipeline_too_long())
         super().on_headers_complete()
         self._phase = _BODY
@@ -242,6 +266,12 @@ class HttpProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._held and self._phase != _CLOSED:
+            held, self._held = self._held, b""
+            self.data_received(held)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -288,7 +318,7 @@ class HttpProtocol(HttpToolsProtocol):
                 return
             self._checked_bytes = self._body_bytes
             self._deadline = now + self._limits.body_seconds
-        elif self.flow.read_paused:
+        elif self.flow.read_paused or self._held:
             self._deadline = now + self._limits.header_seconds
         elif self._begun:
             self._refuse(request_timeout("The headers of the request"))
@@ -334,6 +364,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _close_after_answer(self) -> None:
         """Let the request that is being answered be the last of this connection."""
         self._phase, self._deadline = _CLOSED, None
+        self._held = b""
         self.pipeline.clear()
         if self._running is not None:
             self._running.keep_alive = False
