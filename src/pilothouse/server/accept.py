@@ -73,17 +73,15 @@ class Acceptor:
             except ConnectionError:  # it left while it waited
                 continue
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                self._pause()
+                self._pause("out_of_descriptors" if error.errno in _EXHAUSTED else "accept_failed")
                 return
             accepted.setblocking(False)
             task = self._loop.create_task(self._open(accepted))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
-    def _pause(self) -> None:
-        self._connections.count("out_of_descriptors")
+    def _pause(self, reason: str) -> None:
+        self._connections.count(reason)
         for _ in range(_AT_ONCE):
             if not self._connections.evict():
                 break

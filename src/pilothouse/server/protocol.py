@@ -269,7 +269,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._held and self._phase != _CLOSED:
+        if self._held and self._phase != _CLOSED and not self.transport.is_closing():
             held, self._held = self._held, b""
             self.data_received(held)
 
@@ -346,6 +346,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase, self._deadline = _CLOSED, None
         if in_body:
             cycle = self.cycle
+            if cycle.response_complete:
+                self.transport.close()
+                return
             if cycle.response_started:
                 self.transport.abort()
                 return
