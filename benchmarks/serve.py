@@ -62,18 +62,26 @@ async def _serve_aiohttp(options: argparse.Namespace, profiler: Profiler) -> Non
 def _serve_asgi(options: argparse.Namespace, profiler: Profiler) -> None:
     app, extra = _asgi_app(options)
     listener = _listen()
-    config = uvicorn.Config(
+    config = _config(options.kind, app)
+    server = _Server(config, lambda: _ready(options.folder, listener, extra), profiler)
+    server.run(sockets=[listener])
+
+
+def _config(kind: str, app: Any) -> uvicorn.Config:
+    common: dict[str, Any] = {"loop": "uvloop", "timeout_graceful_shutdown": 2}
+    if kind in {"d", "demo"}:  # with the bounds that `pilothouse serve` has
+        from pilothouse.server import ServerConfig  # noqa: PLC0415
+
+        return ServerConfig(app, app.settings.server, **common)
+    return uvicorn.Config(
         app,
-        loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
         access_log=False,
         log_level="warning",
         log_config=None,
-        timeout_graceful_shutdown=2,
+        **common,
     )
-    server = _Server(config, lambda: _ready(options.folder, listener, extra), profiler)
-    server.run(sockets=[listener])
 
 
 def _asgi_app(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:

@@ -5,12 +5,13 @@
 """
 
 import difflib
+import ipaddress
 import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pilothouse.errors import StartupError
@@ -60,6 +61,55 @@ class ServerSettings(_Group):
         default=20, ge=0, description="How long SIGTERM lets running steps finish, seconds."
     )
     console: bool = Field(default=True, description="Serve the web console at /console.")
+    max_header_bytes: int = Field(
+        default=65_536, ge=4_096, description="Longest request line and headers together, bytes."
+    )
+    max_headers: int = Field(default=100, ge=16, description="Most headers of a request.")
+    header_seconds: float = Field(
+        default=10, gt=0, description="Longest time for a request line and its headers to arrive, seconds."
+    )
+    keep_alive_seconds: int = Field(
+        default=5, ge=1, description="How long a connection may be idle after a request, seconds."
+    )
+    min_bytes_per_second: int = Field(
+        default=1_024,
+        ge=0,
+        description="Slowest rate at which a request body may arrive, and a response that is no event stream may be "
+        "read. 0: any rate.",
+    )
+    body_seconds: float = Field(
+        default=5,
+        gt=0,
+        description="Period over which the rate of a request body is measured, seconds. A body that is complete within "
+        "it may be slower.",
+    )
+    send_seconds: float = Field(
+        default=30, gt=0, description="Period over which the rate of a response's reader is measured, seconds."
+    )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most open connections of a process. Unset: its limit of open files less a quarter (and at least "
+        "64), at most 20,000.",
+    )
+    max_connections_per_address: int | None = Field(
+        default=None,
+        ge=0,
+        description="Most open connections from one address (IPv6: one /64). 0: no limit. Unset: half of "
+        "`max_connections`. Never applies to this machine and to `trusted_proxies`.",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses or networks of reverse proxies, as a JSON list. Their `X-Forwarded-For` is believed, "
+        "and `max_connections_per_address` does not apply to them.",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            ipaddress.ip_network(item)
+        return value
 
 
 class DataSettings(_Group):

@@ -301,10 +301,10 @@ async def test_local_mode_serves_pages_of_this_machine(local: Client, origin: st
 )
 async def test_local_mode_refuses_pages_of_other_sites(local: Client, headers: dict[str, str]) -> None:
     status, body, _ = await local("GET", "/v1/me", headers=headers)
-    assert (status, body["code"]) == (401, "unauthenticated")
+    assert (status, body["code"]) == (403, "local_mode")
     with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
         await first_text(local.session, local.url + "/ws", headers=headers)
-    assert caught.value.status == 401
+    assert caught.value.status == 403
 
 
 async def test_with_a_token_other_sites_may_call(ada: Client) -> None:

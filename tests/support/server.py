@@ -15,13 +15,12 @@ from typing import Any
 import aiohttp
 import httpx2
 import jwt
-import uvicorn
 from pydantic_ai import Agent
 
 from pilothouse.app import Pilothouse
 from pilothouse.db import Database
-from pilothouse.http.websocket_protocol import BoundedWebSocketProtocol
 from pilothouse.kit.jsons import loads
+from pilothouse.server import Server, ServerConfig
 from pilothouse.services import Services
 from pilothouse.settings import Settings
 from pilothouse.testing.provider import Script, ScriptedProvider
@@ -216,8 +215,8 @@ class RunningServer(Person):
         await super().close()
 
 
-class _Uvicorn(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+class _Server(Server):
+    def __init__(self, config: ServerConfig) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
 
@@ -264,16 +263,8 @@ async def serving(
         app.agent(Agent(name="helper"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            app,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            ws=BoundedWebSocketProtocol,
-            ws_per_message_deflate=False,
-            timeout_graceful_shutdown=2,
-        )
-        web = _Uvicorn(config)
+        config = ServerConfig(app, app.settings.server, lifespan="on", timeout_graceful_shutdown=2)
+        web = _Server(config)
         task = asyncio.create_task(web.serve(sockets=[listener]))
         waiter = asyncio.create_task(web.ready.wait())
         await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)

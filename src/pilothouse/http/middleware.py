@@ -15,6 +15,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from pilothouse.http.bodies import BodyLimitMiddleware, TextMiddleware
 from pilothouse.http.boundary import ProblemMiddleware
+from pilothouse.http.hosts import HostMiddleware
 from pilothouse.kit.ids import new_id
 from pilothouse.observability.logs import get_logger
 from pilothouse.settings import Settings
@@ -39,11 +40,12 @@ _STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.
 def add_middleware(app: FastAPI, settings: Settings) -> None:
     """Install all middleware. The first of this list sees a request first and its answer last:
 
-    request id, access log, security headers, CORS (where origins are configured), problem documents, body limit,
-    text check.
+    request id, access log, security headers, CORS (where origins are configured), problem documents, check of Host,
+    body limit, text check.
     """
     app.add_middleware(TextMiddleware)
     app.add_middleware(BodyLimitMiddleware, limit=settings.server.max_body_bytes)
+    app.add_middleware(HostMiddleware)
     app.add_middleware(ProblemMiddleware)
     if settings.server.cors_origins:
         app.add_middleware(

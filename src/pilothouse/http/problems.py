@@ -39,10 +39,15 @@ __all__ = [
     "problem_responses",
     "remember_error",
     "request_id_of",
+    "title_of",
     "websocket_close_code",
 ]
 
-_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # http.HTTPStatus renamed them between versions
+_TITLES = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    422: "Unprocessable Content",
+}  # http.HTTPStatus renamed them between versions
 _SHOWN = 80
 _MOST_ERRORS = 20
 _LONGEST_MESSAGE = 400

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from typing import Annotated, Any, cast
-from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Depends, Security
@@ -14,9 +13,9 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
 from pilothouse.identity.connections import Connection, Connections
+from pilothouse.identity.local_mode import require_local
 from pilothouse.identity.principal import Principal
-from pilothouse.identity.problems import unauthenticated
-from pilothouse.identity.service import Identity, is_loopback
+from pilothouse.identity.service import Identity
 
 SUBPROTOCOL = "pilothouse"
 _TOKEN_SUBPROTOCOL = "bearer."  # noqa: S105 - a prefix
@@ -108,34 +107,10 @@ async def _authenticate(connection: HTTPConnection, authorization: str | None) -
     identity = cast("Identity", connection.app.state.identity)
     principal = await identity.authenticate(authorization)
     if principal.kind == "local":
-        _refuse_other_sites(connection)
+        require_local(connection.scope)
     connection.state.principal = principal
     structlog.contextvars.bind_contextvars(tenant=principal.tenant)
     return principal
-
-
-def _refuse_other_sites(connection: HTTPConnection) -> None:
-    """In local development mode any page of the web, open in the developer's browser, could call us. Such a page comes
-    with its own Origin, or, with its own name pointed at 127.0.0.1 (DNS rebinding), with that name as our Host.
-    """
-    host = connection.headers.get("host")
-    origin = connection.headers.get("origin")
-    if _is_near(f"//{host}") and (origin is None or _is_near(origin)):
-        return
-    raise unauthenticated(
-        "In local development mode only this machine's own pages and programs may call without a token. "
-        "Open the server as http://127.0.0.1, or send a token.",
-        given=False,
-    )
-
-
-def _is_near(address: str) -> bool:
-    """A loopback address, or a name without dots, which no stranger can own."""
-    try:
-        host = urlsplit(address).hostname or ""
-    except ValueError:
-        return False
-    return is_loopback(host) or host.endswith(".localhost") or (host.isascii() and host.replace("-", "").isalnum())
 
 
 def _offered(websocket: WebSocket) -> list[str]:

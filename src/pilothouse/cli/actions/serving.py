@@ -24,7 +24,7 @@ from pilothouse.cli.actions.listen import bind, refusal, url_of
 from pilothouse.cli.actions.target import load_target
 from pilothouse.cli.output import say
 from pilothouse.errors import PilothouseError, StartupError
-from pilothouse.http.websocket_protocol import BoundedWebSocketProtocol
+from pilothouse.server import Server, ServerConfig
 from pilothouse.settings import load_settings
 
 _CLOSE_SECONDS = 3
@@ -98,7 +98,7 @@ def run_app(
 
 async def _serve(
     app: Pilothouse,
-    config: uvicorn.Config,
+    config: ServerConfig,
     listener: socket.socket,
     host: str,
     *,
@@ -120,10 +120,10 @@ async def _serve(
             raise StartupError(refusal(error, host, listener.getsockname()[1])) from error
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, which tells the application before it closes connections."""
+class _Server(Server):
+    """A server that tells the application before it closes connections."""
 
-    def __init__(self, config: uvicorn.Config, app: Pilothouse, listening: Callable[[], None]) -> None:
+    def __init__(self, config: ServerConfig, app: Pilothouse, listening: Callable[[], None]) -> None:
         super().__init__(config)
         self._app = app
         self._listening = listening
@@ -154,19 +154,8 @@ def _warm_up(app: Pilothouse) -> None:
                 app.services.gateway.window_tokens(model)
 
 
-def _config(app: Pilothouse) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws=BoundedWebSocketProtocol,
-        ws_max_size=app.settings.server.max_message_bytes,
-        ws_per_message_deflate=False,  # a small frame must not become a large one; tokens are too short to gain by it
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_CLOSE_SECONDS,
-    )
+def _config(app: Pilothouse) -> ServerConfig:
+    return ServerConfig(app, app.settings.server, lifespan="off", timeout_graceful_shutdown=_CLOSE_SECONDS)
 
 
 def _announce(url: str) -> None:

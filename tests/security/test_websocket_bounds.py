@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from pilothouse.http import websocket_protocol
-from pilothouse.http.websocket_protocol import BoundedWebSocketProtocol
+from pilothouse.server import websocket_bounds
+from pilothouse.server.websocket_bounds import BoundedWebSocketProtocol
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -147,11 +147,11 @@ async def test_nothing_is_parsed_before_the_handshake_is_answered(peer: Peer) ->
 async def test_what_comes_is_parsed_as_the_application_takes_it(peer: Peer) -> None:
     await peer.accepted()
     peer.send(frame(TEXT) * 30_000)
-    assert peer.kept <= websocket_protocol._PIECE // 6 + 1
+    assert peer.kept <= websocket_bounds._PIECE // 6 + 1
     assert not peer.transport.reading
     for _ in range(5_000):
         await peer.application.receive()
-        assert peer.kept <= websocket_protocol._PIECE // 6 + 1
+        assert peer.kept <= websocket_bounds._PIECE // 6 + 1
 
 
 async def test_a_message_of_endless_fragments_costs_its_bytes(peer: Peer) -> None:
@@ -178,7 +178,7 @@ async def test_pings_are_answered_only_to_a_peer_that_reads(peer: Peer, monkeypa
         if peer.transport.reading:
             peer.send(frame(PING, b"x" * 125) * 100)
     assert not peer.transport.reading
-    assert peer.transport.unread < HIGH_WATER + 2 * websocket_protocol._PIECE
+    assert peer.transport.unread < HIGH_WATER + 2 * websocket_bounds._PIECE
     peer.transport.peer_reads()
     while not peer.transport.reading:
         peer.transport.peer_reads()
@@ -193,15 +193,15 @@ async def test_frames_of_all_kinds_are_counted(peer: Peer) -> None:
         peer.send(frame(PING) * 500)
         sent += 1
     assert not peer.transport.reading
-    assert len(peer.transport.written) // 2 <= websocket_protocol._FRAMES_PER_SECOND * 1.5 + websocket_protocol._PIECE
+    assert len(peer.transport.written) // 2 <= websocket_bounds._FRAMES_PER_SECOND * 1.5 + websocket_bounds._PIECE
     async with asyncio.timeout(30):
         while not peer.transport.reading:
             await asyncio.sleep(0)
 
 
 async def test_a_message_has_to_be_whole_in_time(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket_protocol, "_MESSAGE_SECONDS", 0.05)
-    monkeypatch.setattr(websocket_protocol, "_CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(websocket_bounds, "_MESSAGE_SECONDS", 0.05)
+    monkeypatch.setattr(websocket_bounds, "_CLOSE_SECONDS", 0.05)
     await peer.accepted()
     peer.send(frame(TEXT, b"whole"))
     await peer.application.receive()
@@ -214,7 +214,7 @@ async def test_a_message_has_to_be_whole_in_time(peer: Peer, monkeypatch: pytest
 async def test_a_peer_that_does_not_read_the_rest_is_cut_when_the_application_has_left(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket_protocol, "_CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(websocket_bounds, "_CLOSE_SECONDS", 0.05)
     await peer.accepted()
     peer.application.leave.set()
     async with asyncio.timeout(30):
