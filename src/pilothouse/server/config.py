@@ -29,7 +29,7 @@ class ServerConfig(uvicorn.Config):
             http=http,
             ws=websocket,
             ws_max_size=settings.max_message_bytes,
-            ws_per_message_deflate=False,  # a small frame must not become a large one; tokens are too short to gain by it
+            ws_per_message_deflate=False,  # a small frame must not become a large one
             timeout_keep_alive=settings.keep_alive_seconds,
             forwarded_allow_ips=list(settings.trusted_proxies),
             log_config=None,
