@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from pilothouse.db.database import Unit
+from pilothouse.db.private_files import make_private_database, make_private_folder
 from pilothouse.errors import StartupError, Unavailable
 from pilothouse.observability.logs import get_logger
 
@@ -78,13 +79,14 @@ class SqliteDatabase:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open or create the file.
+        """Open or create the file, readable by its owner only.
 
         Raises:
             StartupError: the folder can't be written or the file is no SQLite database.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
+            make_private_database(path)
             database = cls(path)
             with database._write_engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA user_version")
