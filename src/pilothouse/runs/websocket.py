@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from pilothouse.audit.http import record_refused_frame, recorded_cancel
 from pilothouse.errors import Forbidden, InvalidRequest, PilothouseError
 from pilothouse.http.bodies import read_json
 from pilothouse.http.problems import (
@@ -249,7 +250,8 @@ class _Socket:
 
     async def _cancel(self, run_id: str) -> None:
         try:
-            await self._runs.cancel(self._principal, run_id)
+            async with recorded_cancel(self._websocket, run_id):
+                await self._runs.cancel(self._principal, run_id)
         except PilothouseError as error:
             try:
                 await self._send_error(error)
@@ -261,5 +263,6 @@ class _Socket:
             await self._websocket.send_text(dumps(frame))
 
     async def _send_error(self, error: PilothouseError) -> None:
+        record_refused_frame(self._websocket, error)
         document = problem_document(error, request_id_of(self._websocket.scope))
         await self._send({"type": "error", "error": document})
