@@ -86,14 +86,15 @@ class SqliteDatabase:
         """
         try:
             make_private_folder(path.parent)
+        except OSError as error:
+            raise StartupError(f"The data folder {path.parent} can't be created or used: {error.strerror}.") from error
+        try:
             make_private_database(path)
             database = cls(path)
             with database._write_engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA user_version")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 connection.exec_driver_sql("ROLLBACK")
-        except OSError as error:
-            raise StartupError(f"The data folder {path.parent} can't be created or used: {error.strerror}.") from error
         except Exception as error:
             raise StartupError(
                 f"The database file {path} can't be opened for writing ({_reason(error)}). "
@@ -307,4 +308,4 @@ def _engine(path: Path, **kwargs: Any) -> Engine:
 
 
 def _reason(error: BaseException) -> str:
-    return str(getattr(error, "orig", None) or error)
+    return str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error)
