@@ -16,6 +16,8 @@ from starlette.types import Receive, Scope, Send
 from pilothouse.agents import endpoints as agent_endpoints
 from pilothouse.agents.prompts import Prompt
 from pilothouse.agents.registry import AgentRegistry, DepsRequest, ServedAgent
+from pilothouse.audit import endpoints as audit_endpoints
+from pilothouse.audit.http import AuditMiddleware
 from pilothouse.console.routes import mount_console
 from pilothouse.conversations import endpoints as conversation_endpoints
 from pilothouse.http.docs import install_docs
@@ -175,6 +177,7 @@ class Pilothouse:
             agent_endpoints.router,
             tool_endpoints.router,
             identity_endpoints.router,
+            audit_endpoints.router,
             health_router(self._health),
         ):
             api.include_router(router)
@@ -182,6 +185,7 @@ class Pilothouse:
         if self.settings.server.console:
             mount_console(api)
         install_problem_handlers(api)
+        api.add_middleware(AuditMiddleware)  # before the others, so that it stands inside of them
         add_middleware(api, self.settings)
         return api
 
@@ -191,6 +195,7 @@ class Pilothouse:
         state.agents = self._agents
         state.identity = services.identity
         state.connections = services.connections
+        state.audit = services.audit
         state.idempotency = services.idempotency
         state.runs = services.runs
         state.forks = services.forks

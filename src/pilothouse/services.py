@@ -12,10 +12,11 @@ from pydantic_ai.models import Model
 from sqlalchemy import make_url
 
 from pilothouse.agents.registry import AgentRegistry
+from pilothouse.audit.service import Audit
 from pilothouse.conversations.service import Conversations
 from pilothouse.db import Database, open_database
 from pilothouse.db.migrate import upgrade_schema
-from pilothouse.engine.folder import FolderLock
+from pilothouse.engine.folder import FolderLock, protect_data_folder
 from pilothouse.engine.leases import Lease, Ownership, SoleOwner
 from pilothouse.engine.readiness import Readiness
 from pilothouse.engine.supervisor import Supervisor
@@ -57,6 +58,7 @@ class Services:
     database: Database
     identity: Identity
     connections: Connections
+    audit: Audit
     idempotency: Idempotency
     gateway: ModelGateway
     executor: Executor
@@ -106,6 +108,7 @@ async def started(
         if embedded:
             folder = Path(make_url(settings.database_url).database or "").parent
             stack.callback(FolderLock.acquire(folder).release)
+        protect_data_folder(settings.data.dir)
         _require_models(registry, settings)
         gateway = ModelGateway(settings, environ)
         stack.push_async_callback(gateway.close)
@@ -115,13 +118,15 @@ async def started(
         stack.push_async_callback(database.close)
         await upgrade_schema(database)
         identity = await _identity(stack, settings, database, local=local)
+        audit = Audit(database, retention_days=settings.audit.retention_days)
+        stack.push_async_callback(audit.close)
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.close)
         ownership = SoleOwner() if embedded else await _lease(stack, settings, supervisor)
         threads = ThreadPoolExecutor(_TOOL_THREADS, thread_name_prefix="tool")
         stack.callback(partial(threads.shutdown, wait=False, cancel_futures=True))
         services = await _connect(
-            stack, settings, registry, (database, gateway, identity, ownership, threads, supervisor)
+            stack, settings, registry, (database, gateway, identity, audit, ownership, threads, supervisor)
         )
         await services.reaper.once()
         if isinstance(ownership, SoleOwner):
@@ -135,10 +140,11 @@ async def _connect(
     stack: AsyncExitStack,
     settings: Settings,
     registry: AgentRegistry,
-    opened: tuple[Database, ModelGateway, Identity, Ownership, ThreadPoolExecutor, Supervisor],
+    opened: tuple[Database, ModelGateway, Identity, Audit, Ownership, ThreadPoolExecutor, Supervisor],
 ) -> Services:
     """Put together what works on the opened parts."""
-    database, gateway, identity, ownership, threads, supervisor = opened
+    database, gateway, identity, audit, ownership, threads, supervisor = opened
+    supervisor.start("audit-writer", audit.round)
     waker = _Waker()
     wakeups = await _wakeups(stack, settings, waker, supervisor)
     live = LiveRuns(announce=wakeups.run_changed)
@@ -166,6 +172,7 @@ async def _connect(
         database=database,
         identity=identity,
         connections=connections,
+        audit=audit,
         idempotency=Idempotency(database),
         gateway=gateway,
         executor=executor,

@@ -168,6 +168,12 @@ class AuthSettings(_Group):
     leeway_seconds: int = Field(default=30, ge=0, le=300, description="Clock difference a token is forgiven, seconds.")
 
 
+class AuditSettings(_Group):
+    """The audit log."""
+
+    retention_days: int = Field(default=400, ge=1, le=36_500, description="How long audit records are kept, days.")
+
+
 class OpenAISettings(_Group):
     """OpenAI, or any endpoint that speaks its chat completions (Ollama, vLLM, llama.cpp, OpenRouter)."""
 
@@ -292,6 +298,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = Field(default_factory=RedisSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
+    audit: AuditSettings = Field(default_factory=AuditSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     openai: OpenAISettings = Field(default_factory=OpenAISettings)
     anthropic: AnthropicSettings = Field(default_factory=AnthropicSettings)

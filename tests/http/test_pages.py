@@ -55,7 +55,14 @@ def test_none_can_be_part_of_a_cursor():
 def test_a_cursor_that_is_not_ours_is_refused(cursor):
     with pytest.raises(InvalidRequest) as caught:
         decode_cursor(cursor, int, str)
-    assert (caught.value.code, caught.value.status) == ("bad_cursor", 400)
+    assert (caught.value.code, caught.value.status) == ("bad_cursor", 422)
+
+
+@pytest.mark.parametrize("number", [2**31, -(2**31) - 1, 2**63])
+def test_a_number_that_its_column_can_not_hold_is_no_cursor(number):
+    with pytest.raises(InvalidRequest):
+        decode_cursor(encode_cursor(1, number), int, int, bits=32)
+    assert decode_cursor(encode_cursor(1, 2**31 - 1), int, int, bits=32) == (1, 2**31 - 1)
 
 
 @given(st.text(max_size=40))

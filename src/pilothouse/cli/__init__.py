@@ -6,14 +6,28 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pilothouse.cli import chaos, chat, cluster, db, demo, doctor, keys, replay, runs, serve, worker
+from pilothouse.cli import audit, chaos, chat, cluster, db, demo, doctor, keys, replay, runs, serve, worker
 from pilothouse.cli.output import say
 from pilothouse.errors import PilothouseError, StartupError
 from pilothouse.version import VERSION
 
 __all__ = ["main"]
 
-_ORDER = ("demo", "serve", "worker", "chat", "runs", "replay", "keys", "db", "doctor", "cluster", "chaos", "version")
+_ORDER = (
+    "demo",
+    "serve",
+    "worker",
+    "chat",
+    "runs",
+    "replay",
+    "keys",
+    "audit",
+    "db",
+    "doctor",
+    "cluster",
+    "chaos",
+    "version",
+)
 
 
 class _InOrder(TyperGroup):
@@ -38,6 +52,7 @@ app.command("worker")(worker.worker)
 app.command("chat")(chat.chat)
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
+app.command("audit")(audit.audit)
 app.add_typer(db.app, name="db")
 app.command("replay")(replay.replay)
 app.command("doctor")(doctor.doctor)

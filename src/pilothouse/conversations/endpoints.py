@@ -131,7 +131,7 @@ async def list_messages(
     cursor: Cursor = None,
 ) -> Page[MessageOut]:
     """The transcript: what people, the agent and its tools said. A page of long messages holds fewer than `limit`."""
-    after = decode_cursor(cursor, int, int) if cursor is not None else None
+    after = decode_cursor(cursor, int, int, bits=32) if cursor is not None else None
     rows, more = await service.page_of_messages(principal, conversation_id, limit=limit, after=after)
     items = [MessageOut.model_validate(item) for row in rows for item in message_documents([row])]
     return Page(items=items, next_cursor=encode_cursor(rows[-1].turn, rows[-1].seq) if more else None)

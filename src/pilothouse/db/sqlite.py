@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from pilothouse.db.database import Unit
+from pilothouse.db.private_files import make_private_database, make_private_folder
 from pilothouse.errors import StartupError, Unavailable
 from pilothouse.observability.logs import get_logger
 
@@ -78,20 +79,22 @@ class SqliteDatabase:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open or create the file.
+        """Open or create the file, readable by its owner only.
 
         Raises:
             StartupError: the folder can't be written or the file is no SQLite database.
         """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
+        except OSError as error:
+            raise StartupError(f"The data folder {path.parent} can't be created or used: {error.strerror}.") from error
+        try:
+            make_private_database(path)
             database = cls(path)
             with database._write_engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA user_version")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 connection.exec_driver_sql("ROLLBACK")
-        except OSError as error:
-            raise StartupError(f"The data folder {path.parent} can't be created or used: {error.strerror}.") from error
         except Exception as error:
             raise StartupError(
                 f"The database file {path} can't be opened for writing ({_reason(error)}). "
@@ -305,4 +308,4 @@ def _engine(path: Path, **kwargs: Any) -> Engine:
 
 
 def _reason(error: BaseException) -> str:
-    return str(getattr(error, "orig", None) or error)
+    return str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error)

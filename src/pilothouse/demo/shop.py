@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pilothouse.db.private_files import make_private_database, make_private_folder
+
 T = TypeVar("T")
 Row = dict[str, Any]
 
@@ -116,7 +118,8 @@ class Shop:
         return await asyncio.to_thread(self._transaction, work)
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._path.parent)
+        make_private_database(self._path)
         with closing(sqlite3.connect(self._path, timeout=10, isolation_level=None)) as connection:
             connection.row_factory = sqlite3.Row
             connection.execute("BEGIN IMMEDIATE")

@@ -1,15 +1,24 @@
-"""One process per data folder: an exclusive lock that ends with the process, however it ends."""
+"""The data folder: nobody else's to read, and one process's at a time.
 
+The lock is exclusive and ends with the process, however it ends.
+"""
+
+import contextlib
 import os
+import stat
 from pathlib import Path
 from typing import Self
 
+from pilothouse.db.private_files import make_private_folder, tighten
 from pilothouse.errors import StartupError
+from pilothouse.observability.logs import get_logger
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+log = get_logger(__name__)
 
 
 class FolderLock:
@@ -27,7 +36,7 @@ class FolderLock:
         """
         path = folder / "lock"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StartupError(f"The data folder {folder} can't be written: {error.strerror}.") from error
@@ -42,6 +51,7 @@ class FolderLock:
                     "Stop it, or give this one another folder with PILOTHOUSE_DATA_DIR. "
                     "For several processes use PostgreSQL: PILOTHOUSE_DATABASE_URL."
                 ) from None
+        tighten(path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()}".encode(), 0)
         return cls(descriptor)
@@ -51,3 +61,35 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def protect_data_folder(folder: Path) -> None:
+    """Keep other users of the machine out of an existing data folder, and log it if they could get in before.
+
+    A folder that is obviously not ours alone (the working directory, the home directory or one above them, or one such
+    as /tmp that everybody writes to) is left alone, with a warning: the files in it are protected one by one.
+    """
+    try:
+        real = folder.resolve()
+        mode = real.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISDIR(mode) or not mode & 0o077:
+        return
+    if mode & stat.S_ISVTX or _holds_more(real):
+        log.warning(
+            "data_folder_is_shared",
+            path=str(real),
+            mode=f"{stat.S_IMODE(mode):04o}",
+            meaning="set PILOTHOUSE_DATA_DIR to a folder of its own",
+        )
+        return
+    tighten(real)
+
+
+def _holds_more(folder: Path) -> bool:
+    """Whether this is a place where people keep other things."""
+    places = [Path.cwd()]
+    with contextlib.suppress(RuntimeError):  # a user without a home directory
+        places.append(Path.home())
+    return any(folder == place or folder in place.parents for place in places)

@@ -20,7 +20,6 @@ DEFAULT_LIMIT = 20
 MOST_ITEMS = 100
 
 _LONGEST = 1024
-_LARGEST = 2**63
 
 Limit = Annotated[int, Query(ge=1, le=MOST_ITEMS, description="Most items of the page.")]
 """Query parameter; write `limit: Limit = DEFAULT_LIMIT`."""
@@ -42,21 +41,28 @@ def encode_cursor(*values: str | int | None) -> str:
 
 
 @overload
-def decode_cursor(text: str, first: type[A], /) -> tuple[A]: ...
+def decode_cursor(text: str, first: type[A], /, *, bits: int = 64) -> tuple[A]: ...
 @overload
-def decode_cursor(text: str, first: type[A], second: type[B], /) -> tuple[A, B]: ...
+def decode_cursor(text: str, first: type[A], second: type[B], /, *, bits: int = 64) -> tuple[A, B]: ...
 @overload
-def decode_cursor(text: str, first: type[A], second: type[B], third: type[C], /) -> tuple[A, B, C]: ...
-def decode_cursor(text: str, *types: type[Any]) -> tuple[Any, ...]:
+def decode_cursor(
+    text: str, first: type[A], second: type[B], third: type[C], /, *, bits: int = 64
+) -> tuple[A, B, C]: ...
+def decode_cursor(text: str, *types: type[Any], bits: int = 64) -> tuple[Any, ...]:
     """Unpack what `encode_cursor` packed, checked to be of these types (`str`, `int`, `type(None)`).
 
-    Integers fit 64 bits and strings hold no NUL and no lone surrogate, so a database takes them.
+    Strings hold no NUL and no lone surrogate, so a database takes them.
+
+    Args:
+        text: what a caller sent.
+        types: of the values, in order.
+        bits: the size of the columns that integers are compared with: PostgreSQL refuses larger ones.
 
     Raises:
         InvalidRequest: code `bad_cursor`: it isn't one of ours, or one of another list.
     """
     values = _unpack(text)
-    if len(values) != len(types) or not all(map(_fits, values, types)):
+    if len(values) != len(types) or not all(_fits(*pair, bits) for pair in zip(values, types, strict=True)):
         raise _bad_cursor()
     return tuple(values)
 
@@ -74,15 +80,13 @@ def _unpack(text: str) -> list[Any]:
     return values  # pyright: ignore[reportUnknownVariableType] - JSON
 
 
-def _fits(value: Any, wanted: type[Any]) -> bool:
+def _fits(value: Any, wanted: type[Any], bits: int) -> bool:
     if type(value) is not wanted:
         return False
     if isinstance(value, int):
-        return -_LARGEST <= value < _LARGEST
+        return -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
     return not (isinstance(value, str) and "\x00" in value)
 
 
 def _bad_cursor() -> InvalidRequest:
-    return InvalidRequest(
-        "The cursor is not one this list gave out. Start again without it.", code="bad_cursor", status=400
-    )
+    return InvalidRequest("The cursor is not one this list gave out. Start again without it.", code="bad_cursor")

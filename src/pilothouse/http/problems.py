@@ -152,8 +152,9 @@ def request_id_of(scope: Scope) -> str:
 
 
 def remember_error(scope: Scope, error: PilothouseError) -> None:
-    """Leave the code where the access log finds it."""
-    scope.setdefault("state", {})["error_code"] = error.code
+    """Leave code and status where the access log and the audit log find them."""
+    state: dict[str, Any] = scope.setdefault("state", {})
+    state["error_code"], state["error_status"] = error.code, error.status
 
 
 def websocket_close_code(error: PilothouseError) -> int:

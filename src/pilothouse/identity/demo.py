@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from pilothouse.db import Database
+from pilothouse.db.private_files import make_private_folder, tighten
 from pilothouse.errors import StartupError, Unauthenticated
 from pilothouse.identity.keys import Keys
 from pilothouse.identity.principal import Principal, local_principal
@@ -49,14 +50,14 @@ async def _is_good(keys: Keys, token: str, maker: Principal) -> bool:
 
 def _read(file: Path) -> str | None:
     try:
-        file.chmod(0o600)
+        tighten(file)
         return file.read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None
 
 
 def _write(file: Path, token: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(file.parent)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".demo-")  # made with mode 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as output:

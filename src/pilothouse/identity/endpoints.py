@@ -4,6 +4,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
+from pilothouse.http.auditing import add_to_audit
 from pilothouse.http.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
 from pilothouse.http.problems import problem_responses
 from pilothouse.idempotency.http import IdempotencyKey, Once
@@ -59,6 +60,7 @@ async def list_keys(
     "/keys", summary="Make an API key", status_code=201, responses=problem_responses(400, 401, 403, 413, 422, 503)
 )
 async def create_key(
+    request: Request,
     principal: Annotated[Principal, Scoped("keys:write")],
     keys: KeysService,
     once: Once,
@@ -85,6 +87,7 @@ async def create_key(
     document = body.model_dump(mode="json")
     use = key_use(principal.tenant, principal.subject, idempotency_key, route="keys", body=document)
     key = await once.once(use, create)
+    add_to_audit(request, object_id=key["id"], scopes=" ".join(key["scopes"]), expires_at=key["expires_at"])
     return CreatedKey.model_validate({**key, "token": shown[0] if shown else None})
 
 

@@ -19,6 +19,7 @@ SCOPES = MappingProxyType(
         "tools:call": "Call tools without a model.",
         "keys:read": "List one's own API keys.",
         "keys:write": "Make and revoke one's own API keys.",
+        "audit:read": "Read the audit log of the tenant: what everyone did, without content.",
         "admin": "List and revoke everyone's API keys in the tenant, let parked runs go on. Opens nobody's data.",
     }
 )

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
+from pilothouse.http.auditing import add_to_audit
 from pilothouse.http.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
 from pilothouse.http.problems import problem_responses
 from pilothouse.http.sse import EventStreamResponse
@@ -147,6 +148,7 @@ async def release_run(run_id: RunId, principal: Operator, runs: RunService) -> R
     responses=problem_responses(400, 401, 403, 404, 409, 413, 422, 503),
 )
 async def fork_run(
+    request: Request,
     run_id: RunId,
     body: ForkIn,
     principal: Annotated[Principal, Scoped("chat", "runs:read")],
@@ -166,6 +168,7 @@ async def fork_run(
         body=[run_id, body.model_dump(mode="json")],
     )
     row = await forks.fork(principal, run_id, wanted, key_use=use)
+    add_to_audit(request, new_run_id=row.id)
     response.headers["Location"] = f"/v1/runs/{row.id}"
     return RunOut.model_validate(run_document(row))
 
@@ -176,7 +179,8 @@ async def fork_run(
     status_code=202,
     responses=problem_responses(401, 403, 404, 409, 422, 503),
 )
-async def answer_run(run_id: RunId, body: InputIn, principal: Writer, runs: RunService) -> RunOut:
+async def answer_run(request: Request, run_id: RunId, body: InputIn, principal: Writer, runs: RunService) -> RunOut:
     """Yes or no to one tool call. The run goes on when all its waiting calls are answered."""
+    add_to_audit(request, call_id=body.call_id, approve=body.approve)
     await runs.answer(principal, run_id, call_id=body.call_id, approve=body.approve)
     return RunOut.model_validate(run_document(await runs.get(principal, run_id)))

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Path
 from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from pilothouse.audit.http import record_refused_frame, recorded_cancel
 from pilothouse.errors import Forbidden, InvalidRequest, PilothouseError, TooMany, Unauthenticated
 from pilothouse.http.bodies import read_json
 from pilothouse.http.problems import (
@@ -268,7 +269,8 @@ class _Socket:
 
     async def _cancel(self, run_id: str) -> None:
         try:
-            await self._runs.cancel(self._principal, run_id)
+            async with recorded_cancel(self._websocket, run_id):
+                await self._runs.cancel(self._principal, run_id)
         except PilothouseError as error:
             with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):  # the client left meanwhile
                 async with asyncio.timeout(_STALL_SECONDS):
@@ -303,6 +305,7 @@ class _Socket:
             self._waiting = None
 
     def _error(self, error: PilothouseError) -> dict[str, Any]:
+        record_refused_frame(self._websocket, error)
         return {"type": "error", "error": problem_document(error, request_id_of(self._websocket.scope))}
 
 

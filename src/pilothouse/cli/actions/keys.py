@@ -1,6 +1,8 @@
 """API keys, made and revoked by whoever can reach the database."""
 
 import asyncio
+import getpass
+import os
 import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -9,8 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pilothouse.audit.record import Action
+from pilothouse.audit.service import Audit, operator_record
 from pilothouse.cli.actions.database import configured_database
 from pilothouse.cli.output import plain, say
+from pilothouse.db import Database
 from pilothouse.errors import InvalidRequest
 from pilothouse.identity.keys import ApiKey, Keys
 from pilothouse.identity.principal import USER_SCOPES, Principal
@@ -102,7 +107,9 @@ def parse_expiry(text: str, now: datetime) -> datetime:
 
 async def _create(maker: Principal, name: str, scopes: list[str], expires_at: datetime | None) -> tuple[ApiKey, str]:
     async with configured_database(load_settings()) as database:
-        return await Keys(database).create(maker, name, scopes=scopes, expires_at=expires_at)
+        key, token = await Keys(database).create(maker, name, scopes=scopes, expires_at=expires_at)
+        await _record(database, "key.created", key)
+        return key, token
 
 
 async def _list(reader: Principal) -> list[ApiKey]:
@@ -119,7 +126,25 @@ async def _list(reader: Principal) -> list[ApiKey]:
 
 async def _revoke(revoker: Principal, key_id: str) -> ApiKey:
     async with configured_database(load_settings()) as database:
-        return await Keys(database).revoke(revoker, key_id)
+        key = await Keys(database).revoke(revoker, key_id)
+        await _record(database, "key.revoked", key)
+        return key
+
+
+async def _record(database: Database, action: Action, key: ApiKey) -> None:
+    audit = Audit(database)
+    await audit.record(
+        operator_record(action, tenant=key.tenant, object_kind="key", object_id=key.id, user=_user_name())
+    )
+    await audit.close()
+
+
+def _user_name() -> str:
+    """Who runs the command, as the machine knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container the user may have a number only
+        return str(os.getuid())
 
 
 def _owner(tenant: str, subject: str) -> Principal:

@@ -1,0 +1,94 @@
+"""The audit log, for whoever can reach the database."""
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+from typing import cast, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pilothouse.audit.record import Action, AuditRecord
+from pilothouse.audit.schemas import AuditEntry
+from pilothouse.audit.service import Audit, Wanted
+from pilothouse.cli.actions.database import configured_database
+from pilothouse.cli.output import plain
+from pilothouse.errors import InvalidRequest
+from pilothouse.kit.clock import to_datetime
+from pilothouse.kit.jsons import dumps
+from pilothouse.settings import load_settings
+
+_PAGE = 500
+_SPAN = re.compile(r"([0-9]{1,5})([hdwy])")
+_HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
+
+
+def show_audit(
+    *, tenant: str | None, action: str | None, subject: str | None, since: str | None, limit: int, as_json: bool
+) -> None:
+    """Print records, newest first.
+
+    Raises:
+        InvalidRequest: there is no such action, or `since` is no span of time.
+        StartupError: the database can't be used.
+    """
+    if action is not None and action not in get_args(Action):
+        raise InvalidRequest(f"There is no action {action!r}. There are: {', '.join(get_args(Action))}.")
+    wanted = Wanted(
+        tenant=tenant,
+        action=cast("Action | None", action),
+        subject=subject,
+        since=None if since is None else _since(since),
+    )
+    records = asyncio.run(_read(wanted, limit))
+    if as_json:
+        typer.echo(dumps([AuditEntry.of(record).model_dump(mode="json") for record in records]))
+        return
+    if not records:
+        typer.echo("There are no such records.")
+        return
+    table = Table("time", "tenant", "subject", "credential", "action", "outcome", "object", "count", "from")
+    for record in records:
+        table.add_row(*(Text(plain(cell)) for cell in _cells(record)))
+    Console().print(table)
+
+
+def _cells(record: AuditRecord) -> list[str]:
+    outcome = record.outcome if record.code is None else f"{record.outcome} ({record.code})"
+    return [
+        to_datetime(record.at).strftime("%Y-%m-%d %H:%M:%S"),
+        record.tenant or "",
+        record.subject or "",
+        record.credential or "",
+        record.action,
+        outcome,
+        record.object_id or "",
+        str(record.count),
+        record.client or "",
+    ]
+
+
+async def _read(wanted: Wanted, limit: int) -> list[AuditRecord]:
+    found: list[AuditRecord] = []
+    async with configured_database(load_settings()) as database:
+        audit = Audit(database)
+        while len(found) < limit:
+            before = (found[-1].at, found[-1].id) if found else None
+            most = min(_PAGE, limit - len(found))
+            page = await audit.page_of_everything(wanted=wanted, limit=most, before=before)
+            found.extend(page)
+            if len(page) < most:
+                break
+    return found
+
+
+def _since(text: str) -> int:
+    span = _SPAN.fullmatch(text.strip())
+    try:
+        if span is None:
+            raise ValueError(text)
+        return round((datetime.now(UTC) - timedelta(hours=int(span[1]) * _HOURS[span[2]])).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(f"{text!r} is no span of time. Write 12h, 90d, 2w or 1y.") from None
