@@ -263,7 +263,10 @@ async def serving(
         app.agent(Agent(name="helper"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = ServerConfig(app, app.settings.server, lifespan="on", timeout_graceful_shutdown=2)
+        # Frames as large as under another server: the application has a limit of its own.
+        config = ServerConfig(
+            app, app.settings.server, lifespan="on", timeout_graceful_shutdown=2, ws_max_size=16 * 1024 * 1024
+        )
         web = _Server(config)
         task = asyncio.create_task(web.serve(sockets=[listener]))
         waiter = asyncio.create_task(web.ready.wait())

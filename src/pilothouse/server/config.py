@@ -17,23 +17,22 @@ class ServerConfig(uvicorn.Config):
     """A configuration of uvicorn whose connections are bounded, all together.
 
     Args:
-        options: further options of `uvicorn.Config`.
+        options: options of `uvicorn.Config`; they win over ours.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, **options: Any) -> None:
         self.connections = Connections(Limits.of(settings))
         http: Any = partial(HttpProtocol, connections=self.connections)
         websocket: Any = partial(WebSocketProtocol, connections=self.connections)
-        super().__init__(
-            app,
-            http=http,
-            ws=websocket,
-            ws_max_size=settings.max_message_bytes,
-            ws_per_message_deflate=False,  # a small frame must not become a large one
-            timeout_keep_alive=settings.keep_alive_seconds,
-            forwarded_allow_ips=list(settings.trusted_proxies),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            **options,
-        )
+        ours: dict[str, Any] = {
+            "http": http,
+            "ws": websocket,
+            "ws_max_size": settings.max_message_bytes,
+            "ws_per_message_deflate": False,  # a small frame must not become a large one
+            "timeout_keep_alive": settings.keep_alive_seconds,
+            "forwarded_allow_ips": list(settings.trusted_proxies),
+            "log_config": None,
+            "access_log": False,
+            "server_header": False,
+        }
+        super().__init__(app, **{**ours, **options})
