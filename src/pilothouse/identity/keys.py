@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Literal
 
 from pilothouse.db import Database
 from pilothouse.errors import Forbidden, InvalidRequest, NotFound
@@ -89,11 +90,8 @@ class Keys:
             Forbidden: a scope is one the maker lacks.
             InvalidRequest: the name, a scope's spelling or the expiry is wrong.
         """
-        principal.require("keys:write")
+        wanted = self.check(principal, name, scopes=scopes)
         now = self._clock()
-        wanted = sorted_scopes(scopes)
-        _check_wording(principal, name, wanted)
-        _check_reach(principal, wanted)
         prefix = "ph_" + "".join(secrets.choice(_ALPHABET) for _ in range(8))
         token = f"{prefix}_{secrets.token_urlsafe(32)}"
         key = ApiKey(
@@ -111,6 +109,19 @@ class Keys:
         )
         await self._database.write(repository.insert_key, key)
         return key, token
+
+    def check(self, principal: Principal, name: str, *, scopes: Iterable[str]) -> list[str]:
+        """See that `principal` may make such a key. Returns its scopes as they are stored.
+
+        Raises:
+            Forbidden: the maker lacks `keys:write`, or a scope the key is to have.
+            InvalidRequest: the name or a scope's spelling is wrong.
+        """
+        principal.require("keys:write")
+        wanted = sorted_scopes(scopes)
+        _check_wording(principal, name, wanted)
+        _check_reach(principal, wanted)
+        return wanted
 
     async def page(
         self, principal: Principal, *, limit: int, after: tuple[int, str] | None = None, everyone: bool = False
@@ -165,6 +176,13 @@ class Keys:
             raise unauthenticated("This API key has expired. Make a new one.")
         self._touch(key, now)
         return Principal(key.tenant, key.owner, frozenset(key.scopes), "api_key", key.id)
+
+    async def lapsed(self, tenant: str, key_id: str) -> Literal["expired", "revoked"] | None:
+        """Why a key that was good once is no longer; None: it is. Asks the database, so that it holds at once."""
+        key = await self._database.read(repository.key_of, tenant, key_id)
+        if key is None or key.revoked_at is not None:
+            return "revoked"
+        return None if key.usable(self._clock()) else "expired"
 
     async def any_usable(self) -> bool:
         """Whether anybody could log in with a key."""

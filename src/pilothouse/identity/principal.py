@@ -13,6 +13,8 @@ SCOPES = MappingProxyType(
         "chat": "Start chat runs: send messages to agents.",
         "runs:read": "Read one's own runs and their events.",
         "runs:write": "Start, cancel, fork and answer one's own runs.",
+        "approvals:decide": "See and decide other subjects' waiting calls of tools that need four eyes. The tool's own "
+        "scopes are needed too.",
         "conversations:read": "Read one's own conversations.",
         "conversations:write": "Make, rename and delete one's own conversations.",
         "agents:read": "See which agents and tools there are.",
@@ -43,6 +45,7 @@ class Principal:
 
     Args:
         key_id: the API key it came with, if it was one.
+        expires_at: when its JWT expires, milliseconds since the Unix epoch; of an API key its row says that.
     """
 
     tenant: str
@@ -50,6 +53,7 @@ class Principal:
     scopes: frozenset[str]
     kind: PrincipalKind
     key_id: str | None = None
+    expires_at: int | None = None
 
     def has(self, scope: str) -> bool:
         """Whether this caller holds `scope`, by its name, its group's star (`runs:*`) or the star of all."""

@@ -1,6 +1,7 @@
 """Who is calling: API keys, JWTs, or, where the server was started for one person's own machine, that person."""
 
 import ipaddress
+from typing import Literal
 
 from pilothouse.db import Database
 from pilothouse.errors import StartupError
@@ -8,6 +9,7 @@ from pilothouse.identity.keys import Keys, is_api_key
 from pilothouse.identity.principal import Principal
 from pilothouse.identity.problems import unauthenticated
 from pilothouse.identity.tokens import TokenVerifier
+from pilothouse.kit.clock import now_ms
 from pilothouse.settings import AuthSettings
 
 MOST_TOKEN_CHARS = 8192
@@ -103,6 +105,19 @@ class Identity:
         if not token.isascii():
             raise unauthenticated("The token holds characters no token has. Check that it was copied whole.")
         return await self._bearer(token)
+
+    async def lapsed(self, principal: Principal) -> Literal["expired", "revoked"] | None:
+        """Why the credential that a caller came with some time ago is no longer good; None: it is, as far as is known.
+
+        Raises:
+            Unavailable: it can't be checked right now.
+        """
+        if principal.kind == "api_key" and principal.key_id is not None:
+            return await self.keys.lapsed(principal.tenant, principal.key_id)
+        leeway = self._settings.leeway_seconds * 1000
+        if principal.expires_at is not None and principal.expires_at + leeway <= now_ms():
+            return "expired"
+        return None
 
     async def _bearer(self, token: str) -> Principal:
         if is_api_key(token):

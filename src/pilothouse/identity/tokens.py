@@ -26,6 +26,7 @@ from pilothouse.settings import AuthSettings
 _FEWEST_SECRET_BYTES = 32
 _MOST_SCOPES_CHARS = 8192
 _DEFAULT_TENANT = "default"
+_FAR_SECONDS = 253_402_300_799  # the end of the year 9999
 
 _SENTENCES: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.ExpiredSignatureError, "The token has expired. Get a new one."),
@@ -119,7 +120,8 @@ class TokenVerifier:
         subject = claims["sub"]
         if not is_name(subject, most=MOST_SUBJECT_CHARS):
             raise _bad_claim("sub", MOST_SUBJECT_CHARS)
-        return Principal(tenant, subject, self._scopes(claims), "jwt")
+        expires_at = min(int(claims["exp"]), _FAR_SECONDS) * 1000
+        return Principal(tenant, subject, self._scopes(claims), "jwt", expires_at=expires_at)
 
     def _scopes(self, claims: dict[str, Any]) -> frozenset[str]:
         name = self._settings.jwt_scopes_claim

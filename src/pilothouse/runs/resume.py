@@ -137,6 +137,7 @@ def _open_call(opened: OpenCall, step: Row[Any] | None) -> OpenCall:
         return opened
     opened.tool_step = step.number
     opened.effect = step.effect or "once"
+    opened.approval = step.approval
     opened.tries = 1
     opened.doubtful = step.error_code == "in_doubt" or (step.state == "started" and opened.effect != "pure")
     if step.state in ("waiting", "approved", "denied"):
