@@ -126,7 +126,9 @@ def restore(run: ActiveRun, stored: Resumption) -> None:
         }
     for message in stored.own:
         if message.role == "tool" and message.call_id is not None:
-            run.open_calls.pop(message.call_id, None)
+            opened = run.open_calls.get(message.call_id)
+            if opened is not None and opened.model_step == message.step:  # models use ids again: that is another call
+                del run.open_calls[message.call_id]
     run.may_repeat = row.attempt > 1 and not run.open_calls
     run.tail_recorded = not run.open_calls and stored.own[-1].role != "assistant"
 
