@@ -10,8 +10,9 @@ from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from sqlalchemy import update
+from tests.promises.test_p3_in_doubt_is_said_not_guessed import World
 from tests.support.logs import logged_by
-from tests.support.node import Node
+from tests.support.node import Crash, CutDatabase, Node
 from tests.support.server import ALL_SCOPES, AUDIENCE, ISSUER, SECRET, Person, RunningServer, running
 
 from pilothouse.errors import Conflict, NotFound, StartupError
@@ -196,6 +197,34 @@ async def test_a_late_yes_to_an_earlier_call_is_none_to_a_later_one_with_its_id(
         assert accepted.task is not None
         await accepted.task
         assert world.paid == ["small", "large"]
+
+
+async def test_a_late_yes_to_a_call_is_none_to_making_it_again(database):
+    world = World()
+    agent = world.agent(["pay"], approval=True)
+    first = Node(CutDatabase(database), agent)
+    accepted = await first.start("go")
+    assert accepted.task is not None
+    await accepted.task
+    [call] = (await first.runs.waiting(ME, accepted.run_id)).calls
+    seen = {"step": call.step.number, "arguments_hash": call.arguments_hash}
+    answered = await first.runs.answer(ME, accepted.run_id, call_id="c0", approve=True, **seen)
+    assert answered.task is not None
+    await asyncio.wait([answered.task])
+    assert isinstance(answered.task.exception(), Crash)
+    await first.abandon()
+    async with Node(database, agent) as node:
+        assert (await node.resume(accepted.run_id)).state == "awaiting_input"
+        with pytest.raises(Conflict) as caught:
+            await node.runs.answer(ME, accepted.run_id, call_id="c0", approve=True, **seen)
+        assert caught.value.code == "approval_mismatch"
+        [again] = (await node.runs.waiting(ME, accepted.run_id)).calls
+        assert (again.reason, len(world.effects)) == ("in_doubt", 1)
+        seen = {"step": again.step.number, "arguments_hash": again.arguments_hash}
+        answered = await node.runs.answer(ME, accepted.run_id, call_id="c0", approve=True, **seen)
+        assert answered.task is not None
+        await answered.task
+        assert len(world.effects) == 2
 
 
 async def test_a_yes_is_none_to_arguments_that_were_not_shown(database):

@@ -8,7 +8,10 @@ from pilothouse.runs.states import RunState
 
 _RUN = "run_01kb2m9w4c8t5v3q7r1x6y0z2a"
 _HASH = "7d1a54127b222502f5b79b5fb0803061152a44f92b37e23c6527baf665d4da9a"
-_HASH_FIELD = "SHA-256 in hex of the arguments: send it back with the answer, to decide about this call and no other."
+_HASH_FIELD = (
+    "A hash of the arguments, and of the question if it is asked again: send it back with the answer, to decide about "
+    "this call and no other."
+)
 
 
 class WaitingCall(BaseModel):

@@ -49,6 +49,7 @@ class AskedCall:
 
     step: Row[Any]
     arguments_hash: str
+    doubt: int | None
     reason: str
     scopes: tuple[str, ...]
     four_eyes: bool
@@ -94,16 +95,27 @@ def arguments_text(call: ToolCallPart) -> str:
     return column_text(call.args if isinstance(call.args, str) else dumps(call.args))
 
 
-def arguments_hash(text: str | None) -> str:
-    """SHA-256 in hex of a call's arguments as its step holds them."""
-    return hashlib.sha256((text or "").encode("utf-8", "surrogatepass")).hexdigest()
+def arguments_hash(text: str | None, *, doubt: int | None = None) -> str:
+    """SHA-256 in hex of a call's arguments as its step holds them.
+
+    Args:
+        doubt: the attempt that asks whether to make the call again. That is another question than the first, which a
+            late yes to the first must not answer.
+    """
+    asked = text or "" if doubt is None else f"{doubt}:{text or ''}"
+    return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def question(call: ToolCallPart, policy: ToolPolicy, *, reason: str) -> dict[str, Any]:
-    """What a call's step keeps of the question: which arguments were shown, and on what terms it is decided."""
+def question(call: ToolCallPart, policy: ToolPolicy, *, doubt: int | None) -> dict[str, Any]:
+    """What a call's step keeps of the question: which arguments were shown, and on what terms it is decided.
+
+    Args:
+        doubt: as in `arguments_hash`; None: the call was never started.
+    """
     return {
-        "arguments_hash": arguments_hash(arguments_text(call)),
-        "reason": reason,
+        "arguments_hash": arguments_hash(arguments_text(call), doubt=doubt),
+        "reason": "approval" if doubt is None else "in_doubt",
+        "doubt": doubt,
         "scopes": list(policy.scopes),
         "four_eyes": policy.four_eyes,
     }
@@ -119,7 +131,7 @@ def holds(stored: str | None, call: ToolCallPart, policy: ToolPolicy, *, owner: 
     document: dict[str, Any] = loads(stored) if stored else {}
     if policy.four_eyes and document.get("decided_by") in (None, owner):
         return False
-    return not stored or document["arguments_hash"] == arguments_hash(arguments_text(call))
+    return not stored or document["arguments_hash"] == arguments_hash(arguments_text(call), doubt=document.get("doubt"))
 
 
 def asked_call(step: Row[Any], policy: ToolPolicy) -> AskedCall:
@@ -128,6 +140,7 @@ def asked_call(step: Row[Any], policy: ToolPolicy) -> AskedCall:
     return AskedCall(
         step=step,
         arguments_hash=document.get("arguments_hash") or arguments_hash(step.arguments),
+        doubt=document.get("doubt"),
         reason=document.get("reason") or ("in_doubt" if step.error_code == "in_doubt" else "approval"),
         scopes=tuple(dict.fromkeys((*document.get("scopes", ()), *policy.scopes))),
         four_eyes=bool(document.get("four_eyes")) or policy.four_eyes,
@@ -178,7 +191,7 @@ def decide(
         raise Conflict(f"This call was {call.step.state} before.", code="already_answered")
     if call.step.state == "waiting":
         answer = {"decided_by": principal.subject, "decided_at": now_ms()}
-        approval = dumps({**call.terms, **answer})
+        approval = dumps({"doubt": call.doubt, **call.terms, **answer})
         repository.decide_step(connection, run.id, call.step.number, state=wanted, approval=approval)
     goes_on = state == "awaiting_input" and not repository.anything_waits(connection, run.id)
     return Decided(run=run, step=call.step.number, goes_on=goes_on, own=own)

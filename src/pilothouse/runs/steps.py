@@ -178,7 +178,7 @@ async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> NoReturn
     if opened.state != "waiting":
         in_doubt = opened.state == "in_doubt"
         opened.state = "waiting"
-        terms = question(opened.call, policy, reason="in_doubt" if in_doubt else "approval")
+        terms = question(opened.call, policy, doubt=run.journal.place.attempt if in_doubt else None)
         error_code = "in_doubt" if in_doubt else None
         _record_intent(run, opened, state="waiting", error_code=error_code, approval=dumps(terms))
         run.journal.state_fact(
@@ -188,7 +188,7 @@ async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> NoReturn
             name=opened.call.tool_name,
             arguments=arguments_of(opened.call),
             effect=policy.effect,
-            **terms,
+            **{name: value for name, value in terms.items() if name != "doubt"},
         )
     run.executing -= 1
     try:
