@@ -158,6 +158,7 @@ async def _connect(
         deltas=deltas,
         ownership=ownership,
         default_model=settings.models.default,
+        lapsed=identity.lapsed,
     )
     upkeep = Upkeep(database, delta_retention_seconds=settings.runs.delta_retention_seconds)
     supervisor.start("upkeep", upkeep.round)
@@ -177,7 +178,14 @@ async def _connect(
         gateway=gateway,
         executor=executor,
         runs=Runs(database, executor, follower, wakeups, queue_length=settings.runs.queue_length),
-        forks=Forks(database, executor, registry, gateway),
+        forks=Forks(
+            database,
+            executor,
+            registry,
+            gateway,
+            default_model=settings.models.default,
+            allowed_models=settings.models.fork_allowed,
+        ),
         chat_requests=ChatRequests(registry, database, attachment_bytes=settings.runs.attachment_bytes),
         conversations=Conversations(database),
         tools=ToolService(registry.tools, settings.runs, threads=threads),

@@ -201,6 +201,11 @@ class ModelSettings(_Group):
 
     default: str | None = Field(default=None, description="Model of agents that name none, as `openai:gpt-…`.")
     check: bool = Field(default=True, description="Check provider credentials at start.")
+    fork_allowed: tuple[str, ...] = Field(
+        default=(),
+        description="Models that forks may name beside those their agent is served with, as a JSON list of "
+        "`provider:name`, with `*` and `?` as wildcards.",
+    )
     attempts: int = Field(default=4, ge=1, le=10, description="Most tries of a model call that fails transiently.")
     backoff_seconds: float = Field(
         default=0.5, gt=0, description="First wait between tries; doubles, with jitter, seconds."

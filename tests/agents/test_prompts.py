@@ -2,10 +2,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pilothouse.agents import load_prompt
+from pilothouse.agents.callers_data import NOTICE
 from pilothouse.agents.prompts import parse_prompt
 from pilothouse.errors import InvalidRequest, StartupError
 
@@ -48,8 +47,12 @@ def test_a_prompt_file_says_model_settings_version_and_variables(tmp_path):
 
 def test_variables_are_filled_in_from_the_context_and_the_defaults():
     prompt = parse(SUPPORT)
-    assert prompt.render({"customer": "Mira"}) == "# Support\n\nYou help Mira (free plan)."
-    assert prompt.render({"customer": "Mira", "plan": ["pro", 1], "other": "x"}).endswith('Mira (["pro",1] plan).')
+    mira = '<caller-data name="customer">Mira</caller-data>'
+    plan = '<caller-data name="plan">["pro",1]</caller-data>'
+    text = prompt.render({"customer": "Mira"})
+    assert text == f"# Support\n\nYou help {mira} (free plan).\n\n{NOTICE}"
+    text = prompt.render({"customer": "Mira", "plan": ["pro", 1], "other": "x"})
+    assert text == f"# Support\n\nYou help {mira} ({plan} plan).\n\n{NOTICE}"
 
 
 @pytest.mark.parametrize("context", [{}, {"plan": "pro"}, {"customer": None}, {"customer": ""}])
@@ -59,11 +62,9 @@ def test_a_missing_required_variable_is_the_callers_mistake(context):
     assert caught.value.code == "prompt_variable_missing"
 
 
-@given(st.text(min_size=1))
-def test_values_are_plain_text_never_read_again(value):
-    prompt = parse("---\nvariables: {a: , b: SECRET}\n---\n<{{ a }}>")
-    assert prompt.render({"a": value}) == f"<{value}>"
-    assert prompt.render({"a": "{{ b }} \\1 {a} %s"}) == "<{{ b }} \\1 {a} %s>"
+def test_values_are_never_read_for_placeholders():
+    prompt = parse("---\nvariables: {a: , b: SECRET}\n---\n({{ a }})")
+    assert ">{{ b }} \\1 {a} %s</caller-data>)" in prompt.render({"a": "{{ b }} \\1 {a} %s"})
 
 
 def test_without_front_matter_the_whole_file_is_the_prompt():

@@ -69,7 +69,7 @@ def add_agents(app: Pilothouse) -> None:
 async def server(database_url):
     CALLS.clear()
     GATES.append(asyncio.Event())
-    async with running(database_url, SCRIPT, setup=add_agents) as server:
+    async with running(database_url, SCRIPT, setup=add_agents, models={"fork_allowed": ["openai:other"]}) as server:
         yield server
 
 
@@ -197,7 +197,7 @@ async def test_wrong_forks_say_what_is_wrong(server):
         "no_such_step": await fork(server, run_id, from_step=99),
         "not_a_model_step": await fork(server, run_id, from_step=2),
         "nothing_to_continue": await fork(server, run_id, from_step=6),
-        "model_not_available": await fork(server, run_id, model="anthropic-nonsense"),
+        "model_not_allowed": await fork(server, run_id, model="anthropic-nonsense"),
         "agent_not_found": await fork(server, run_id, agent="nobody"),
         "run_not_found": await server.person("eve").post(f"/v1/runs/{run_id}/fork", {}),
         "missing_scope": await server.person("ada", scope="runs:read").post(f"/v1/runs/{run_id}/fork", {}),

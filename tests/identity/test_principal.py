@@ -44,7 +44,7 @@ def test_a_missing_scope_is_named() -> None:
 def test_users_without_named_scopes_use_agents_but_manage_nothing() -> None:
     user = principal(*USER_SCOPES)
     refused = {scope for scope in SCOPES if not user.has(scope)}
-    assert refused == {"keys:read", "keys:write", "audit:read", "admin"}
+    assert refused == {"keys:read", "keys:write", "approvals:decide", "audit:read", "admin"}
 
 
 def test_the_local_principal_may_do_everything() -> None:

@@ -70,7 +70,7 @@ async def crashed(database, agent: Agent[Any, Any]) -> str:
     assert accepted.task is not None
     await asyncio.wait([accepted.task])
     assert isinstance(accepted.task.exception(), Crash)
-    await first.gateway.close()
+    await first.abandon()
     return accepted.run_id
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.settings import ModelSettings
 
+from pilothouse.agents.callers_data import NOTICE, marked
 from pilothouse.errors import InvalidRequest, StartupError
 from pilothouse.kit.jsons import dumps
 
@@ -54,13 +55,14 @@ class Prompt:
     def render(self, context: Mapping[str, Any]) -> str:
         """The text with its variables filled in from `context`, else from their defaults.
 
-        Only declared variables are looked at. A value is put in as plain text (lists and objects as JSON) and is
-        never read for placeholders itself.
+        Only declared variables are looked at. A default is the operator's own text and is put in as it is; a value of
+        the caller's (lists and objects as JSON) is marked as such: see `callers_data`. None is read for placeholders.
 
         Raises:
             InvalidRequest: a required variable is missing; names all that are.
         """
-        values = {name: _text(context.get(name)) or default for name, default in self.variables.items()}
+        given = {name: text for name in self.variables if (text := _text(context.get(name)))}
+        values = {**self.variables, **{name: marked(name, text) for name, text in given.items()}}
         missing = [name for name, value in values.items() if value is None]
         if missing:
             raise InvalidRequest(
@@ -68,7 +70,8 @@ class Prompt:
                 code="prompt_variable_missing",
                 missing=missing,
             )
-        return _PLACEHOLDER.sub(lambda found: values[found[1].strip()] or "", self.text)
+        filled = _PLACEHOLDER.sub(lambda found: values[found[1].strip()] or "", self.text)
+        return f"{filled}\n\n{NOTICE}" if given else filled
 
 
 def load_prompt(path: Path | str) -> Prompt:

@@ -230,7 +230,7 @@ class AgentRegistry:
     def _register_tools(self, found: list[FoundTool]) -> None:
         for item in found:
             if policy_of(item.tool.function) is not None:
-                self._tools.add(item.tool)
+                self._tools.add(item.tool, policy=item.policy, needs_run=item.needs_run)
 
 
 def _unique_by_name(found: list[FoundTool], agent: str) -> list[FoundTool]:

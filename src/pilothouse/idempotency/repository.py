@@ -48,11 +48,16 @@ def claim(connection: Connection, use: KeyUse, resource_id: str, now: int) -> Ro
         connection.execute(_INSERT, values)
         return None
     if known.route != use.route or known.body_hash != use.body_hash:
-        raise InvalidRequest(
-            "This Idempotency-Key was used with another request. Use a new key for a new request.",
-            code="idempotency_key_reused",
-        )
+        raise reused()
     return known
+
+
+def reused() -> InvalidRequest:
+    """The error of a key that comes with another request than its first."""
+    return InvalidRequest(
+        "This Idempotency-Key was used with another request. Use a new key for a new request.",
+        code="idempotency_key_reused",
+    )
 
 
 def find(connection: Connection, use: KeyUse) -> Row[Any] | None:

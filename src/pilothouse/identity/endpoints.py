@@ -77,6 +77,7 @@ async def create_key(
     second key, but can't show the token again. Where the answer was lost, revoke that key and make another.
     """
     response.headers["Cache-Control"] = "no-store"
+    keys.check(principal, body.name, scopes=body.scopes)  # a repeated request needs what the first one needed
     shown: list[str] = []
 
     async def create() -> dict[str, Any]:

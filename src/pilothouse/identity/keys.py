@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Literal
 
 from sqlalchemy import Connection
 
@@ -96,11 +97,8 @@ class Keys:
             InvalidRequest: the name, a scope's spelling or the expiry is wrong.
             Unauthenticated: the maker's credential has been revoked or has expired meanwhile.
         """
-        principal.require("keys:write")
+        wanted = self.check(principal, name, scopes=scopes)
         now = self._clock()
-        wanted = sorted_scopes(scopes)
-        _check_wording(principal, name, wanted)
-        _check_reach(principal, wanted)
         prefix = "ph_" + "".join(secrets.choice(_ALPHABET) for _ in range(8))
         token = f"{prefix}_{secrets.token_urlsafe(32)}"
         key = ApiKey(
@@ -118,6 +116,19 @@ class Keys:
             parent_id=principal.key_id,
         )
         return await self._database.write(_insert, key, latest=principal.expires_at), token
+
+    def check(self, principal: Principal, name: str, *, scopes: Iterable[str]) -> list[str]:
+        """See that `principal` may make such a key. Returns its scopes as they are stored.
+
+        Raises:
+            Forbidden: the maker lacks `keys:write`, or a scope the key is to have.
+            InvalidRequest: the name or a scope's spelling is wrong.
+        """
+        principal.require("keys:write")
+        wanted = sorted_scopes(scopes)
+        _check_wording(principal, name, wanted)
+        _check_reach(principal, wanted)
+        return wanted
 
     async def page(
         self, principal: Principal, *, limit: int, after: tuple[int, str] | None = None, everyone: bool = False
@@ -191,6 +202,13 @@ class Keys:
             Unavailable: the database is away.
         """
         return await self._database.read(repository.usable_ids, key_ids, now=self._clock())
+
+    async def lapsed(self, tenant: str, key_id: str) -> Literal["expired", "revoked"] | None:
+        """Why a key that was good once is no longer; None: it is. Asks the database, so that it holds at once."""
+        key = await self._database.read(repository.key_of, tenant, key_id)
+        if key is None or key.revoked_at is not None:
+            return "revoked"
+        return None if key.usable(self._clock()) else "expired"
 
     async def any_usable(self) -> bool:
         """Whether anybody could log in with a key."""

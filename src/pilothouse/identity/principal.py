@@ -13,6 +13,8 @@ SCOPES = MappingProxyType(
         "chat": "Start chat runs: send messages to agents.",
         "runs:read": "Read one's own runs and their events.",
         "runs:write": "Start, cancel, fork and answer one's own runs.",
+        "approvals:decide": "See and decide other subjects' waiting calls of tools that need four eyes. The tool's own "
+        "scopes are needed too.",
         "conversations:read": "Read one's own conversations.",
         "conversations:write": "Make, rename and delete one's own conversations.",
         "agents:read": "See which agents and tools there are.",

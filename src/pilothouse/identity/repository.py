@@ -66,6 +66,12 @@ def key_by_hash(connection: Connection, secret_hash: str) -> ApiKey | None:
     return _key(row) if row else None
 
 
+def key_of(connection: Connection, tenant: str, key_id: str) -> ApiKey | None:
+    """A tenant's key by its id, usable or not."""
+    row = connection.execute(select(api_keys).where(api_keys.c.id == key_id, api_keys.c.tenant == tenant)).one_or_none()
+    return _key(row) if row else None
+
+
 def list_keys(
     connection: Connection, *, tenant: str, owner: str | None, limit: int, after: tuple[int, str] | None
 ) -> list[ApiKey]:

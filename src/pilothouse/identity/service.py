@@ -1,5 +1,7 @@
 """Who is calling: API keys, JWTs, or, where the server was started for one person's own machine, that person."""
 
+from typing import Literal
+
 from pilothouse.db import Database
 from pilothouse.errors import StartupError
 from pilothouse.identity.keys import Keys, is_api_key
@@ -7,6 +9,7 @@ from pilothouse.identity.principal import Principal
 from pilothouse.identity.problems import unauthenticated
 from pilothouse.identity.tokens import TokenVerifier
 from pilothouse.kit.addresses import is_loopback
+from pilothouse.kit.clock import now_ms
 from pilothouse.kit.health import Check
 from pilothouse.settings import AuthSettings
 
@@ -110,6 +113,18 @@ class Identity:
         if not token.isascii():
             raise unauthenticated("The token holds characters no token has. Check that it was copied whole.")
         return await self._bearer(token)
+
+    async def lapsed(self, principal: Principal) -> Literal["expired", "revoked"] | None:
+        """Why the credential that a caller came with some time ago is no longer good; None: it is, as far as is known.
+
+        Raises:
+            Unavailable: it can't be checked right now.
+        """
+        if principal.kind == "api_key" and principal.key_id is not None:
+            return await self.keys.lapsed(principal.tenant, principal.key_id)
+        if principal.expires_at is not None and principal.expires_at <= now_ms():
+            return "expired"
+        return None
 
     async def _bearer(self, token: str) -> Principal:
         if is_api_key(token):

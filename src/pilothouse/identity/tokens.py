@@ -29,6 +29,7 @@ from pilothouse.settings import AuthSettings
 _FEWEST_SECRET_BYTES = 32
 _MOST_SCOPES_CHARS = 8192
 _DEFAULT_TENANT = "default"
+_FAR_SECONDS = 253_402_300_799  # the end of the year 9999
 
 _SENTENCES: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.ExpiredSignatureError, "The token has expired. Get a new one."),
@@ -134,7 +135,7 @@ class TokenVerifier:
             self._scopes(claims),
             "jwt",
             credential=_fingerprint(token),
-            expires_at=(int(claims["exp"]) + self._settings.leeway_seconds) * 1000,
+            expires_at=(min(int(claims["exp"]), _FAR_SECONDS) + self._settings.leeway_seconds) * 1000,
         )
 
     def _scopes(self, claims: dict[str, Any]) -> frozenset[str]:

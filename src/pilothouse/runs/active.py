@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -35,6 +35,13 @@ from pilothouse.tools.policy import ToolPolicy
 from pilothouse.tools.results import summarize
 from pilothouse.usage.prices import cost_nano_usd, format_usd
 
+Lapsed = Callable[[Principal], Awaitable[Literal["expired", "revoked"] | None]]
+"""Why the credential that a principal came with is no longer good; None: it is."""
+
+
+async def never_lapsed(_principal: Principal) -> None:
+    """Every credential is good for ever."""
+
 
 @dataclass(slots=True)
 class Totals:
@@ -65,6 +72,8 @@ class OpenCall:
     effect: str = "once"
     tries: int = 0
     doubtful: bool = False  # an earlier attempt started it, and nobody knows how that ended
+    asks: bool = False  # the tool itself, or a toolset around it, asks for a person's approval
+    approval: str | None = None  # as its step holds it: on what terms a person was asked, and who decided
 
 
 @dataclass(slots=True)
@@ -94,6 +103,7 @@ class ActiveRun:
     stream: bool
     context: dict[str, Any]
     asked_model: str | None = None
+    lapsed: Lapsed = never_lapsed
     totals: Totals = field(default_factory=Totals)
     iterations: int = 0
     open_calls: dict[str, OpenCall] = field(default_factory=dict[str, OpenCall])

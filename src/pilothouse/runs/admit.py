@@ -241,12 +241,33 @@ def title_of(message: str) -> str:
     return line if len(line) <= _TITLE_CHARS else line[: _TITLE_CHARS - 1] + "…"
 
 
+def starter(principal: Principal) -> dict[str, Any]:
+    """What a run keeps of the credential that started it. Its scopes are those of then, whatever becomes of it."""
+    return {
+        "scopes": sorted(principal.scopes),
+        "kind": principal.kind,
+        "key_id": principal.key_id,
+        "expires_at": principal.expires_at,
+    }
+
+
+def starter_of(tenant: str, owner: str, request: Mapping[str, Any]) -> Principal:
+    """Who started a run, from what it keeps. Earlier releases kept neither the key nor the expiry."""
+    return Principal(
+        tenant,
+        owner,
+        frozenset(request["scopes"]),
+        request["kind"],
+        key_id=request.get("key_id"),
+        expires_at=request.get("expires_at"),
+    )
+
+
 def _request(new: NewRun) -> dict[str, Any]:
     """What has to be known of the request to execute it later, in any process."""
     return {
         "context": dict(new.context),
-        "scopes": sorted(new.principal.scopes),
-        "kind": new.principal.kind,
+        **starter(new.principal),
         "stream": new.stream,
         "on_disconnect": new.on_disconnect,
     }

@@ -1,24 +1,27 @@
 """`/v1/runs`."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response
 
+from pilothouse.errors import NotFound
 from pilothouse.http.auditing import add_to_audit
 from pilothouse.http.pages import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
 from pilothouse.http.problems import problem_responses
 from pilothouse.http.sse import EventStreamResponse
 from pilothouse.idempotency.http import IdempotencyKey
 from pilothouse.idempotency.service import key_use
-from pilothouse.identity.http import OpenConnection, Scoped
+from pilothouse.identity.http import CurrentPrincipal, OpenConnection, Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
+from pilothouse.runs.approval_schemas import DecisionOut, InputIn, WaitingCalls
+from pilothouse.runs.approvals import DECIDE
 from pilothouse.runs.chat_endpoints import EVENT_SCHEMA, STREAM_EXAMPLE, RunService, ends_with, event_bytes
 from pilothouse.runs.events import START, parse_event_id
 from pilothouse.runs.fork import Fork, Forks
-from pilothouse.runs.present import run_detail, run_document
-from pilothouse.runs.schemas import CancelOut, EventPage, ForkIn, InputIn, ReleaseOut, RunDetail, RunOut
+from pilothouse.runs.present import run_detail, run_document, waiting_document
+from pilothouse.runs.schemas import CancelOut, EventPage, ForkIn, ReleaseOut, RunDetail, RunOut
 from pilothouse.runs.states import RunState
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -33,6 +36,20 @@ _EVENTS_LIMIT = 500
 
 async def _forks(request: Request) -> Forks:
     return request.app.state.forks
+
+
+async def _decider(principal: CurrentPrincipal) -> Principal:
+    """Who answers a call: the run's owner needs `runs:write`, another person `approvals:decide`."""
+    if not principal.has(DECIDE):
+        principal.require("runs:write")
+    return principal
+
+
+async def _viewer(principal: CurrentPrincipal) -> Principal:
+    """As `_decider`, to see what waits: the owner needs `runs:read`."""
+    if not principal.has(DECIDE):
+        principal.require("runs:read")
+    return principal
 
 
 ForkService = Annotated[Forks, Depends(_forks)]
@@ -173,14 +190,55 @@ async def fork_run(
     return RunOut.model_validate(run_document(row))
 
 
+@router.get(
+    "/{run_id}/input",
+    summary="What of a run waits for a person",
+    operation_id="get_run_input",
+    responses=problem_responses(401, 403, 404, 422, 503),
+)
+async def waiting_calls(
+    run_id: RunId, principal: Annotated[Principal, Depends(_viewer)], runs: RunService
+) -> WaitingCalls:
+    """The calls that wait for a person. Of one's own run all of them (needs `runs:read`); of another subject's run
+    those of tools with `four_eyes` whose scopes one holds (needs `approvals:decide`), 404 if there is none.
+    """
+    waiting = await runs.waiting(principal, run_id)
+    return WaitingCalls.model_validate(
+        {
+            "run_id": waiting.run.id,
+            "agent": waiting.run.agent,
+            "requested_by": waiting.run.owner,
+            "items": [waiting_document(call) for call in waiting.calls],
+        }
+    )
+
+
 @router.post(
     "/{run_id}/input",
     summary="Answer a call that waits for a person",
     status_code=202,
     responses=problem_responses(401, 403, 404, 409, 422, 503),
 )
-async def answer_run(request: Request, run_id: RunId, body: InputIn, principal: Writer, runs: RunService) -> RunOut:
-    """Yes or no to one tool call. The run goes on when all its waiting calls are answered."""
+async def answer_run(
+    request: Request, run_id: RunId, body: InputIn, principal: Annotated[Principal, Depends(_decider)], runs: RunService
+) -> RunOut | DecisionOut:
+    """Yes or no to one tool call. The run goes on when all its waiting calls are answered.
+
+    Needs `runs:write` and the tool's scopes; a call of a tool with `four_eyes` needs another subject of the tenant,
+    with `approvals:decide` and the tool's scopes, who is told nothing of the run but its state.
+    """
     add_to_audit(request, call_id=body.call_id, approve=body.approve)
-    await runs.answer(principal, run_id, call_id=body.call_id, approve=body.approve)
-    return RunOut.model_validate(run_document(await runs.get(principal, run_id)))
+    accepted = await runs.answer(
+        principal,
+        run_id,
+        call_id=body.call_id,
+        approve=body.approve,
+        step=body.step,
+        arguments_hash=body.arguments_hash,
+    )
+    try:
+        row = await runs.get(principal, run_id)
+    except NotFound:
+        state = cast("RunState", accepted.state)
+        return DecisionOut(run_id=run_id, state=state, call_id=body.call_id, approve=body.approve)
+    return RunOut.model_validate(run_document(row))

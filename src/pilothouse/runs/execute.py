@@ -15,7 +15,7 @@ from pilothouse.identity.principal import Principal
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import ownership_repository
-from pilothouse.runs.active import ActiveRun, failure_document
+from pilothouse.runs.active import ActiveRun, Lapsed, failure_document, never_lapsed
 from pilothouse.runs.admit import Admitted, NewRun
 from pilothouse.runs.attempt import AgentLoop, Outcome
 from pilothouse.runs.deltas import DeltaWriter
@@ -25,6 +25,8 @@ from pilothouse.runs.isolation import Isolation
 from pilothouse.runs.live import LiveRuns
 from pilothouse.runs.load import RunLoader
 from pilothouse.runs.resume import Resumption, take_over
+from pilothouse.tools.policy import ToolPolicy
+from pilothouse.tools.toolsets import default_policy
 
 log = get_logger(__name__)
 
@@ -39,6 +41,7 @@ class Executor:
 
     Args:
         ownership: this process's standing; its owner id is stamped on the runs it takes.
+        lapsed: whether the credential that started a run is still good, asked before an approved call is made.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Executor:
         deltas: DeltaWriter,
         ownership: Ownership,
         default_model: str | None,
+        lapsed: Lapsed = never_lapsed,
     ) -> None:
         self._database = database
         self._agents = agents
@@ -66,6 +70,7 @@ class Executor:
             ownership=ownership,
             history_tokens=self._agent_loop.history_tokens,
             on_written=self._written,
+            lapsed=lapsed,
         )
         self._tasks: dict[str, asyncio.Task[Outcome | None]] = {}
         self._runs: dict[str, ActiveRun] = {}
@@ -226,6 +231,12 @@ class Executor:
     def agent_names(self) -> list[str]:
         """The agents whose runs can be executed here."""
         return [agent.name for agent in self._agents]
+
+    def policy(self, agent: str, tool: str) -> ToolPolicy:
+        """The policy of an agent's tool, as far as it is known without a run."""
+        if agent not in self.agent_names:
+            return default_policy(tool)
+        return self._agents.policy(self._agents.get(agent), tool)
 
     def refusal(self) -> Unavailable | None:
         """Why no run can begin here now; None if one can."""

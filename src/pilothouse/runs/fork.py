@@ -5,6 +5,7 @@ What was done up to that step is kept as it was recorded: no model response is a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic_ai.messages import ModelResponse
@@ -23,6 +24,7 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.kit.ids import new_id
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.runs import repository
+from pilothouse.runs.admit import starter
 from pilothouse.runs.events import RunEvent, to_rows
 from pilothouse.runs.execute import Executor
 from pilothouse.runs.prefix import (
@@ -35,7 +37,7 @@ from pilothouse.runs.prefix import (
     reworded,
     user_row,
 )
-from pilothouse.runs.prepare import instructions_of, serves_model
+from pilothouse.runs.prepare import instructions_of, served_models
 from pilothouse.runs.states import TERMINAL
 
 _TRIES = 3
@@ -79,9 +81,26 @@ class _Kept:
 
 
 class Forks:
-    """Makes and begins forks."""
+    """Makes and begins forks.
 
-    def __init__(self, database: Database, executor: Executor, agents: AgentRegistry, gateway: ModelGateway) -> None:
+    Args:
+        default_model: the server's model, for agents that name none.
+        allowed_models: what forks may name beside the models an agent is served with: references, or patterns of them
+            with `*` and `?`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        executor: Executor,
+        agents: AgentRegistry,
+        gateway: ModelGateway,
+        *,
+        default_model: str | None = None,
+        allowed_models: Sequence[str] = (),
+    ) -> None:
+        self._default_model = default_model
+        self._allowed_models = allowed_models
         self._database = database
         self._executor = executor
         self._agents = agents
@@ -113,13 +132,21 @@ class Forks:
         return forked
 
     def _check_model(self, agent: ServedAgent, model: str | None) -> None:
-        if model is None or serves_model(agent, model) or self._gateway.knows(model):
+        if model is None or model in (served := served_models(agent, self._default_model)):
             return
-        raise InvalidRequest(
-            f"The model {model[:100]!r} can't be used here. Name one as provider:name, of a provider this server has "
-            f"a key for, or one that the agent {agent.name} is served with.",
-            code="model_not_available",
-        )
+        if not any(fnmatchcase(model, pattern) for pattern in self._allowed_models):
+            allowed = [*served, *self._allowed_models]
+            raise InvalidRequest(
+                f"A fork may not use the model {model[:100]!r}. Allowed with the agent {agent.name}: "
+                f"{', '.join(allowed) or 'none'}. The operator allows others with PILOTHOUSE_MODELS_FORK_ALLOWED.",
+                code="model_not_allowed",
+                allowed=allowed,
+            )
+        if not self._gateway.knows(model):
+            raise InvalidRequest(
+                f"The model {model[:100]!r} can't be used here: this server has no key for its provider.",
+                code="model_not_available",
+            )
 
     async def _store(
         self, principal: Principal, run_id: str, wanted: Fork, agent: ServedAgent, key_use: KeyUse | None
@@ -202,8 +229,7 @@ def _run_values(principal: Principal, row: Row[Any], wanted: Fork, agent: Served
         "lease_owner": None,
         "request": {
             "context": row.request.get("context") or {},
-            "scopes": sorted(principal.scopes),
-            "kind": principal.kind,
+            **starter(principal),
             "stream": True,
             "on_disconnect": "continue",
             "model": wanted.model,

@@ -128,8 +128,20 @@ class Journal:
             row["arguments"] = column_text(row["arguments"])
         self._batch.new_steps.append(row)
 
-    def end_step(self, number: int, *, state: str, error_code: str | None = None, ended: bool = True) -> None:
-        """Record a step's end, or with `ended=False` another state it goes on in, with the next commit."""
+    def end_step(
+        self,
+        number: int,
+        *,
+        state: str,
+        error_code: str | None = None,
+        ended: bool = True,
+        approval: str | None = None,
+    ) -> None:
+        """Record a step's end, or with `ended=False` another state it goes on in, with the next commit.
+
+        Args:
+            approval: what a person is asked about its call; None: as before.
+        """
         self._batch.ended_steps.append(
             {
                 "run_id": self.place.run_id,
@@ -137,6 +149,7 @@ class Journal:
                 "state": state,
                 "error_code": error_code,
                 "finished_at": now_ms() if ended else None,
+                "approval": approval,
             }
         )
 
@@ -279,6 +292,7 @@ _STEP_COLUMNS = (
     "effect",
     "idempotency_key",
     "arguments",
+    "approval",
     "told",
     "error_code",
     "input_tokens",

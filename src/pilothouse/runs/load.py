@@ -10,8 +10,8 @@ from pilothouse.conversations.window import fit
 from pilothouse.db import Database
 from pilothouse.engine.leases import Ownership
 from pilothouse.identity.principal import Principal
-from pilothouse.runs.active import ActiveRun
-from pilothouse.runs.admit import Admitted, NewRun
+from pilothouse.runs.active import ActiveRun, Lapsed
+from pilothouse.runs.admit import Admitted, NewRun, starter_of
 from pilothouse.runs.deltas import DeltaWriter
 from pilothouse.runs.events import RunEvent
 from pilothouse.runs.journal import Journal, RunPlace
@@ -28,6 +28,7 @@ class RunLoader:
     Args:
         history_tokens: how much history an agent may be sent, given the model its caller asked for.
         on_written: called with a run's id and the columns of it that were just written.
+        lapsed: whether the credential that started a run is still good.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class RunLoader:
         ownership: Ownership,
         history_tokens: Callable[[ServedAgent, str | None], int],
         on_written: Callable[[str, dict[str, Any]], None],
+        lapsed: Lapsed,
     ) -> None:
         self._database = database
         self._agents = agents
@@ -48,6 +50,7 @@ class RunLoader:
         self._ownership = ownership
         self._history_tokens = history_tokens
         self._on_written = on_written
+        self._lapsed = lapsed
 
     def admitted(self, new: NewRun, admitted: Admitted, *, generation: int) -> ActiveRun:
         """A run that was just admitted.
@@ -78,7 +81,7 @@ class RunLoader:
             next_step=stored.next_step,
         )
         request: dict[str, Any] = row.request
-        principal = Principal(row.tenant, row.owner, frozenset(request["scopes"]), request["kind"])
+        principal = starter_of(row.tenant, row.owner, request)
         rows = (stored.history, stored.unloaded, stored.own)
         agent = self._agents.get(row.agent)
         run = self._activate(journal, agent, principal, request, rows=rows, generation=generation)
@@ -135,6 +138,7 @@ class RunLoader:
             stream=bool(request.get("stream")),
             context=request.get("context") or {},
             asked_model=request.get("model"),
+            lapsed=self._lapsed,
             recorded=recorded,
             history=assemble(base),
         )

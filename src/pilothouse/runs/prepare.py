@@ -5,13 +5,14 @@ from typing import Any
 
 from pydantic_ai.models import Model
 
+from pilothouse.agents.callers_data import NOTICE, marked_json
 from pilothouse.agents.registry import DepsRequest, ServedAgent
-from pilothouse.kit.jsons import dumps
 from pilothouse.runs.active import ActiveRun
 
 
 def instructions_of(agent: ServedAgent, context: dict[str, Any]) -> str | None:
-    """The agent's prompt with its variables; what the prompt doesn't use of the context is given as it is.
+    """The agent's prompt with its variables; what the prompt doesn't use of the context is given as JSON. Both are
+    marked as the caller's.
 
     Raises:
         InvalidRequest: the context lacks a variable that the prompt requires.
@@ -20,7 +21,9 @@ def instructions_of(agent: ServedAgent, context: dict[str, Any]) -> str | None:
     rest = {name: value for name, value in context.items() if name not in used}
     parts = [agent.prompt.render(context)] if agent.prompt else []
     if rest and agent.deps is None:
-        parts.append(f"Context given by the application, as JSON:\n{dumps(rest)}")
+        parts.append(f"Context that came with the message, as JSON: {marked_json(rest)}")
+        if NOTICE not in parts[0]:
+            parts.append(NOTICE)
     return "\n\n".join(parts) or None
 
 
@@ -38,9 +41,10 @@ def model_of(
     return next((model for model in _served_models(agent) if _name_of(model) == asked), asked), ()
 
 
-def serves_model(agent: ServedAgent, name: str) -> bool:
-    """Whether an agent is served with a model of this name, `provider:name`."""
-    return any(_name_of(model) == name for model in _served_models(agent))
+def served_models(agent: ServedAgent, default: str | None) -> list[str]:
+    """The models an agent is served with, as `provider:name`: its own or the server's default, and its fallbacks."""
+    names = [_name_of(model) for model in _served_models(agent)]
+    return [default, *names] if agent.model is None and default is not None else names
 
 
 def _served_models(agent: ServedAgent) -> list[str | Model]:

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Row
 from pilothouse.conversations.present import iso, reasoning_of, response_text, result_text, user_text
 from pilothouse.conversations.transcript import decode
 from pilothouse.kit.jsons import loads
+from pilothouse.runs.approvals import AskedCall, waiting_calls
 from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.service import RunView
 from pilothouse.tools.results import summarize
@@ -58,7 +59,21 @@ def run_detail(view: RunView) -> dict[str, Any]:
         elif row.call_id is not None:
             results[(row.step, row.call_id)] = result_text(message)
     steps = [_step(step, by_step.get(step.number), results) for step in view.steps]
-    return {**run_document(view.row), "message": prompt, "steps": steps}
+    waiting = [waiting_document(call) for call in waiting_calls(view.steps)]
+    return {**run_document(view.row), "message": prompt, "steps": steps, "waiting": waiting}
+
+
+def waiting_document(call: AskedCall) -> dict[str, Any]:
+    """A `WaitingCall`."""
+    step = call.step
+    return {
+        "step": step.number,
+        "call_id": step.call_id,
+        "name": step.name,
+        "arguments": _json_or_text(step.arguments),
+        "effect": step.effect,
+        **call.terms,
+    }
 
 
 def chat_answer(view: RunView) -> dict[str, Any]:

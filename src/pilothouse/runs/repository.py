@@ -18,7 +18,12 @@ _INSERT_STEPS = insert(steps)
 _UPDATE_STEPS = (
     update(steps)
     .where(steps.c.run_id == bindparam("b_run_id"), steps.c.number == bindparam("b_number"))
-    .values(state=bindparam("b_state"), error_code=bindparam("b_error_code"), finished_at=bindparam("b_finished_at"))
+    .values(
+        state=bindparam("b_state"),
+        error_code=bindparam("b_error_code"),
+        finished_at=bindparam("b_finished_at"),
+        approval=func.coalesce(bindparam("b_approval", type_=steps.c.approval.type), steps.c.approval),
+    )
 )
 # What every turn runs is built once: building a statement costs more than running it.
 _UPDATE_FENCED = update(runs).where(
@@ -218,7 +223,10 @@ def insert_steps(connection: Connection, values: Sequence[dict[str, Any]]) -> No
 
 
 def finish_steps(connection: Connection, values: Sequence[dict[str, Any]]) -> None:
-    """Record how steps ended: dictionaries of run_id, number, state, error_code, finished_at."""
+    """Record how steps ended, or go on: dictionaries of run_id, number, state, error_code, finished_at, approval.
+
+    An `approval` of None leaves the step's own.
+    """
     connection.execute(_UPDATE_STEPS, [{f"b_{name}": value for name, value in item.items()} for item in values])
 
 
@@ -243,13 +251,10 @@ def step_values(step: Row[Any]) -> dict[str, Any]:
     return {column.name: getattr(step, column.name) for column in steps.columns}
 
 
-def set_step_state(connection: Connection, run_id: str, number: int, *, state: str, from_states: Sequence[str]) -> bool:
-    """Move one step to a state if it is in one of `from_states`."""
-    return (
-        connection.execute(
-            update(steps)
-            .where(steps.c.run_id == run_id, steps.c.number == number, steps.c.state.in_(from_states))
-            .values(state=state)
-        ).rowcount
-        == 1
+def decide_step(connection: Connection, run_id: str, number: int, *, state: str, approval: str) -> None:
+    """Move a step whose call waits for a person to what the person said. The caller holds the run's row."""
+    connection.execute(
+        update(steps)
+        .where(steps.c.run_id == run_id, steps.c.number == number, steps.c.state == "waiting")
+        .values(state=state, approval=approval)
     )

@@ -126,7 +126,9 @@ def restore(run: ActiveRun, stored: Resumption) -> None:
         }
     for message in stored.own:
         if message.role == "tool" and message.call_id is not None:
-            run.open_calls.pop(message.call_id, None)
+            opened = run.open_calls.get(message.call_id)
+            if opened is not None and opened.model_step == message.step:  # models use ids again: that is another call
+                del run.open_calls[message.call_id]
     run.may_repeat = row.attempt > 1 and not run.open_calls
     run.tail_recorded = not run.open_calls and stored.own[-1].role != "assistant"
 
@@ -137,6 +139,7 @@ def _open_call(opened: OpenCall, step: Row[Any] | None) -> OpenCall:
         return opened
     opened.tool_step = step.number
     opened.effect = step.effect or "once"
+    opened.approval = step.approval
     opened.tries = 1
     opened.doubtful = step.error_code == "in_doubt" or (step.state == "started" and opened.effect != "pure")
     if step.state in ("waiting", "approved", "denied"):

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from pilothouse.conversations.schemas import is_finite_json
 from pilothouse.kit.jsons import dumps
+from pilothouse.runs.approval_schemas import WaitingCall
 from pilothouse.runs.states import OnBusy, RunKind, RunState
 
 MOST_MESSAGE_CHARS = 10_000
@@ -279,10 +280,13 @@ class RunOut(BaseModel):
 class RunDetail(RunOut):
     """A run with its steps."""
 
-    model_config = _example({**_RUN_EXAMPLE, "message": "Where is order 1042?", "steps": [_STEP_EXAMPLE]})
+    model_config = _example(
+        {**_RUN_EXAMPLE, "message": "Where is order 1042?", "steps": [_STEP_EXAMPLE], "waiting": []}
+    )
 
     message: str
     steps: list[StepOut]
+    waiting: list[WaitingCall] = Field(description="The calls that wait for a person.")
 
 
 class EventOut(BaseModel):
@@ -369,14 +373,3 @@ class ForkIn(BaseModel):
     @classmethod
     def _not_blank(cls, message: str | None) -> str | None:
         return None if message is None else not_blank(message)
-
-
-class InputIn(BaseModel):
-    """A person's answer to a call that waits."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"call_id": "call_7k2m", "approve": True}]}
-    )
-
-    call_id: str = Field(min_length=1, max_length=128)
-    approve: bool

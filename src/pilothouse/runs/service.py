@@ -18,6 +18,7 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs import ownership_repository, repository
 from pilothouse.runs.admit import Admitted, NewRun, admit
+from pilothouse.runs.approvals import Decision, Waiting, decide, load_waiting, no_run
 from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.clean import column_text
 from pilothouse.runs.end import end_by_rows
@@ -83,8 +84,11 @@ class Runs:
 
         Raises:
             Unavailable: the server is stopping, or the database is away.
+            Forbidden: it is to interrupt others, and the caller lacks `runs:write`.
             NotFound, Conflict, TooMany, InvalidRequest: see `admit`.
         """
+        if new.on_busy == "interrupt":
+            new.principal.require("runs:write")  # it stops a run, as a cancel does
         refusal = self._executor.refusal()
         if refusal is not None:
             raise refusal
@@ -135,7 +139,7 @@ class Runs:
         """
         row = await self._database.read(repository.get_run, principal.tenant, principal.subject, run_id)
         if row is None:
-            raise _no_run()
+            raise no_run()
         return row
 
     async def view(self, principal: Principal, run_id: str) -> RunView:
@@ -146,7 +150,7 @@ class Runs:
         """
         view = await self._database.read(_load_view, principal.tenant, principal.subject, run_id)
         if view is None:
-            raise _no_run()
+            raise no_run()
         return view
 
     async def page(
@@ -217,26 +221,56 @@ class Runs:
             reason=column_text(reason, _REASON_CHARS),
         )
         if row is None:
-            raise _no_run()
+            raise no_run()
         if row.state in TERMINAL:
             return await self._cancelled(principal, run_id, already_finished=True)
         await self._stop(row, row.cancel_reason or reason)
         return await self._cancelled(principal, run_id, already_finished=False)
 
-    async def answer(self, principal: Principal, run_id: str, *, call_id: str, approve: bool) -> Accepted:
+    async def waiting(self, principal: Principal, run_id: str) -> Waiting:
+        """The calls of a run that wait for a person, as far as the caller may see them: see `approvals`.
+
+        Raises:
+            NotFound: the caller has no such run, and may decide nothing of it.
+        """
+        return await self._database.read(load_waiting, principal, run_id, policies=self._executor.policy)
+
+    async def answer(
+        self,
+        principal: Principal,
+        run_id: str,
+        *,
+        call_id: str,
+        approve: bool,
+        step: int | None = None,
+        arguments_hash: str | None = None,
+    ) -> Accepted:
         """Say yes or no to a call that waits for a person; the run goes on once all its waiting calls are answered.
+
+        Args:
+            step: of the call, as the caller saw it.
+            arguments_hash: as `step`.
 
         Raises:
             NotFound: the caller has no such run, or it has no such call.
-            Conflict: the run does not wait, or the call was answered the other way already.
+            Forbidden: the caller may not decide about this call.
+            Conflict: the run does not wait, the call was answered the other way already, or is another one than named.
         """
-        await self.get(principal, run_id)
-        goes_on = await self._database.write(_decide, run_id, call_id, "approved" if approve else "denied")
-        if goes_on is None:
-            raise NotFound(f"Run {run_id} has no call {call_id[:64]!r} that waits for a person.", code="call_not_found")
-        if goes_on:
+        decision = Decision(call_id=call_id, approve=approve, step=step, arguments_hash=arguments_hash)
+        decided = await self._database.write(decide, principal, run_id, decision, policies=self._executor.policy)
+        log.info(
+            "call_decided",
+            run_id=run_id,
+            step=decided.step,
+            approve=approve,
+            subject=principal.subject,
+            own=decided.own,
+        )
+        if decided.goes_on:
             await self._executor.resume(run_id, states=("awaiting_input",))
-        row = await self.get(principal, run_id)
+        row = await self._database.read(repository.get_run_for_executor, run_id)
+        if row is None:
+            raise no_run()
         return Accepted(run_id, row.conversation_id, row.state, self._executor.task(run_id), replayed=False)
 
     async def _check_owner(self, principal: Principal, run_id: str) -> None:
@@ -326,25 +360,6 @@ def _load_view(connection: Connection, tenant: str, owner: str, run_id: str) -> 
     )
 
 
-def _decide(connection: Connection, run_id: str, call_id: str, state: str) -> bool | None:
-    """Move a waiting call to `state`.
-
-    Returns:
-        Whether the run rests and may go on now: nothing waits any more. None where no call of that id waits or has
-        waited.
-    """
-    run_state = repository.lock_run(connection, run_id)  # against the run coming to rest in this same instant
-    steps = repository.load_steps(connection, run_id)
-    step = next((s for s in reversed(steps) if s.call_id == call_id), None)
-    if step is None or step.state not in ("waiting", "approved", "denied"):
-        return None
-    if step.state not in ("waiting", state):
-        raise Conflict(f"This call was {step.state} before.", code="already_answered")
-    if step.state == "waiting":
-        repository.set_step_state(connection, run_id, step.number, state=state, from_states=("waiting",))
-    return run_state == "awaiting_input" and not repository.anything_waits(connection, run_id)
-
-
 def _release(connection: Connection, principal: Principal, run_id: str) -> Row[Any] | None:
     found = repository.get_run_of_tenant(connection, principal.tenant, run_id)
     if found is None:
@@ -368,7 +383,3 @@ def _cancel_queued(connection: Connection, run_id: str, reason: str) -> bool:
     """End a run that never began; False where it has begun meanwhile."""
     event: dict[str, Any] = {"reason": reason, "took_effect": []}
     return end_by_rows(connection, run_id, attempt=0, from_state="queued", state="cancelled", values={}, event=event)
-
-
-def _no_run() -> NotFound:
-    return NotFound("You have no run with this id.", code="run_not_found")

@@ -7,12 +7,13 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from types import NoneType
-from typing import Any, cast, get_args
+from typing import Any, NoReturn, cast, get_args
 
 from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import AbstractCapability
-from pydantic_ai.exceptions import ModelRetry, ToolFailed
+from pydantic_ai.exceptions import ApprovalRequired, ModelRetry, ToolFailed
 from pydantic_ai.messages import (
     ModelRequest,
     ModelResponse,
@@ -22,7 +23,8 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.models import ModelRequestContext
-from pydantic_ai.tools import RunContext, ToolDefinition
+from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolApproved, ToolDefinition
+from pydantic_ai.toolsets import ToolsetTool
 
 from pilothouse.conversations.present import arguments_of
 from pilothouse.conversations.transcript import StoredMessage, decode
@@ -34,12 +36,15 @@ from pilothouse.llm.emptiness import may_be_empty
 from pilothouse.llm.guard import RequestStopped, current_guard
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.active import ActiveRun, OpenCall, current_run
+from pilothouse.runs.approvals import arguments_text, holds, question
 from pilothouse.runs.clean import bounded_content, column_text, recordable, with_sound_calls
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, iterations_exceeded
+from pilothouse.runs.refusals import lapsed_refusal, needs_a_person, nested_refusal, refusal_of
 from pilothouse.runs.told import told_to_model
 from pilothouse.tools.context import ToolCall, serving
 from pilothouse.tools.policy import ToolPolicy
 from pilothouse.tools.results import classify_exception, error_in, tool_error
+from pilothouse.tools.toolsets import policy_in_run
 
 log = get_logger(__name__)
 
@@ -61,6 +66,21 @@ class RunHooks(AbstractCapability[Any]):
         finally:
             may_be_empty.reset(token)
 
+    async def handle_deferred_tool_calls(
+        self, ctx: RunContext[Any], *, requests: DeferredToolRequests
+    ) -> DeferredToolResults | None:
+        """Calls for which the tool, its validator or a toolset around it asks for a person: the agent loop makes them
+        as approved ones, and `tool_step` asks the person unless that was done.
+        """
+        run = current_run.get()
+        if run is None or not requests.approvals:
+            return None
+        ids = [call.tool_call_id for call in requests.approvals]
+        for call_id in ids:
+            if (opened := run.open_calls.get(call_id)) is not None:
+                opened.asks = True
+        return DeferredToolResults(approvals=dict.fromkeys(ids, ToolApproved()))
+
     async def wrap_tool_execute(
         self,
         ctx: RunContext[Any],
@@ -71,9 +91,19 @@ class RunHooks(AbstractCapability[Any]):
         handler: Handler,
     ) -> Any:
         run = current_run.get()
-        if run is None or call.tool_call_id not in run.open_calls | run.recorded:
+        if run is None:
             return await handler(args)
-        return await tool_step(run, call, args, handler)
+        policy = policy_in_run(run.policy(call.tool_name), _held_tool(ctx, call))
+        if call.tool_call_id not in run.open_calls | run.recorded:
+            # A tool calls another one through the agent loop: that one's rules hold too, and nobody can be asked here.
+            refusal = nested_refusal(run, policy)
+            return await handler(args) if refusal is None else refusal
+        return await tool_step(run, call, args, handler, policy=policy)
+
+
+def _held_tool(ctx: RunContext[Any], call: ToolCallPart) -> ToolsetTool[Any] | None:
+    tools = ctx.tool_manager.tools if ctx.tool_manager is not None else None
+    return tools.get(call.tool_name) if tools is not None else None
 
 
 def _takes_none(agent: AbstractAgent[Any, Any] | None) -> bool:
@@ -112,20 +142,25 @@ async def model_step(run: ActiveRun, request: ModelRequestContext, handler: Hand
     return response
 
 
-async def tool_step(run: ActiveRun, call: ToolCallPart, args: dict[str, Any], handler: Handler) -> Any:
+async def tool_step(
+    run: ActiveRun, call: ToolCallPart, args: dict[str, Any], handler: Handler, *, policy: ToolPolicy
+) -> Any:
     """One tool call: a recorded result is returned as it was, anything else runs between its intent and its result."""
     recorded = run.recorded.get(call.tool_call_id)
     if recorded is not None:
         return recorded_value(recorded)
     opened = run.open_calls[call.tool_call_id]
-    policy = run.policy(call.tool_name)
+    if opened.asks:
+        policy = replace(policy, approval=True)
     opened.effect = policy.effect
+    if opened.state == "approved" and not holds(opened.approval, call, policy, owner=run.principal.subject):
+        opened.state = "in_doubt" if opened.doubtful else "new"
     run.executing += 1
     try:
-        refusal = _refusal(run, opened, policy)
+        refusal = refusal_of(run, opened, policy) or await lapsed_refusal(run, opened)
         if refusal is not None:
             return await _record_value(run, call, refusal, time.monotonic(), policy)
-        if _needs_a_person(opened, policy):
+        if needs_a_person(opened, policy):
             await _ask(run, opened, policy)
         return await _execute(run, opened, policy, args, handler)
     finally:
@@ -134,37 +169,7 @@ async def tool_step(run: ActiveRun, call: ToolCallPart, args: dict[str, Any], ha
             run.idle.set()
 
 
-def _refusal(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> Any | None:
-    """The result of a call that is not made at all, or None."""
-    missing = [scope for scope in policy.scopes if not run.principal.has(scope)]
-    if missing:
-        return tool_error("forbidden", f"The user may not do this: the scope {missing[0]} is missing.")
-    if opened.state == "denied" and opened.doubtful:
-        return tool_error(
-            "in_doubt",
-            "This call was started before an interruption; whether it took effect is not known. "
-            "A person was asked and said not to make it again.",
-        )
-    if opened.state == "denied":
-        return tool_error("rejected", "A person was asked and said no. Do not try again unless asked to.")
-    if opened.state == "in_doubt" and policy.in_doubt == "tell_model":
-        return tool_error(
-            "in_doubt",
-            "This call was started before an interruption; whether it took effect is not known. "
-            "Find out before trying again.",
-        )
-    return None
-
-
-def _needs_a_person(opened: OpenCall, policy: ToolPolicy) -> bool:
-    if opened.state == "approved":
-        return False
-    if opened.state in ("in_doubt", "waiting"):
-        return opened.state == "waiting" or policy.in_doubt == "ask"
-    return policy.approval
-
-
-async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> None:
+async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> NoReturn:
     """Record that a person is needed, let the response's other calls end, and leave the process.
 
     Raises:
@@ -173,7 +178,9 @@ async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> None:
     if opened.state != "waiting":
         in_doubt = opened.state == "in_doubt"
         opened.state = "waiting"
-        _record_intent(run, opened, state="waiting", error_code="in_doubt" if in_doubt else None)
+        terms = question(opened.call, policy, doubt=run.journal.place.attempt if in_doubt else None)
+        error_code = "in_doubt" if in_doubt else None
+        _record_intent(run, opened, state="waiting", error_code=error_code, approval=dumps(terms))
         run.journal.state_fact(
             "approval.requested",
             step=opened.tool_step,
@@ -181,7 +188,7 @@ async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> None:
             name=opened.call.tool_name,
             arguments=arguments_of(opened.call),
             effect=policy.effect,
-            reason="in_doubt" if in_doubt else "approval",
+            **{name: value for name, value in terms.items() if name != "doubt"},
         )
     run.executing -= 1
     try:
@@ -198,6 +205,7 @@ async def _ask(run: ActiveRun, opened: OpenCall, policy: ToolPolicy) -> None:
 async def _execute(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: dict[str, Any], handler: Handler) -> Any:
     call = opened.call
     await run.before_step()
+    approved = opened.state == "approved"
     opened.state = "started"
     opened.tries += 1
     _record_intent(run, opened, state="started")
@@ -214,6 +222,16 @@ async def _execute(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: d
     started = time.monotonic()
     try:
         value = await _call(run, opened, policy, args, handler)
+    except ApprovalRequired:  # by the tool, or a toolset around it, which has done nothing yet
+        opened.tries -= 1
+        if opened.asks:
+            value = tool_error("rejected", "A person said yes, but the tool asks for approval again. It was not made.")
+        elif approved:
+            opened.state = "approved"
+            _record_intent(run, opened, state="approved")
+            raise  # the agent loop asks `handle_deferred_tool_calls`, and makes the call again as an approved one
+        else:
+            await _ask(run, opened, policy)
     except ModelRetry as retry:
         await _record_part(run, call, _retried(call, retry.message), started, error_code="invalid_arguments")
         raise
@@ -307,13 +325,14 @@ async def _record_part(
     await run.journal.commit()
 
 
-def _record_intent(run: ActiveRun, opened: OpenCall, *, state: str, error_code: str | None = None) -> None:
-    """The row that says a call is about to be made, before it is made (P3)."""
+def _record_intent(
+    run: ActiveRun, opened: OpenCall, *, state: str, error_code: str | None = None, approval: str | None = None
+) -> None:
+    """The row that says a call is about to be made, before it is made (P3), or that a person is asked about it."""
     if opened.tool_step is not None:
-        run.journal.end_step(opened.tool_step, state=state, error_code=error_code, ended=False)
+        run.journal.end_step(opened.tool_step, state=state, error_code=error_code, ended=False, approval=approval)
         return
     opened.tool_step = run.journal.new_step()
-    args = opened.call.args
     run.journal.add_step(
         number=opened.tool_step,
         kind="tool",
@@ -323,7 +342,8 @@ def _record_intent(run: ActiveRun, opened: OpenCall, *, state: str, error_code: 
         call_id=opened.call.tool_call_id,
         effect=opened.effect,
         idempotency_key=idempotency_key(run.run_id, opened),
-        arguments=args if isinstance(args, str) else dumps(args),
+        arguments=arguments_text(opened.call),
+        approval=approval,
     )
 
 

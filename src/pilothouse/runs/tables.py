@@ -87,6 +87,8 @@ steps = Table(
     Column("effect", String(12)),
     Column("idempotency_key", String(64)),
     Column("arguments", Text),
+    # Of a call that a person was asked about: on what terms, and who decided (runs.approvals).
+    Column("approval", Text),
     # Of a model step: hashes of instructions and tools, where they are not those of the step before.
     Column("told", Text),
     Column("error_code", String(64)),

@@ -26,6 +26,7 @@ def tool(
     name: str | None = None,
     effect: Effect = "once",
     approval: bool = False,
+    four_eyes: bool = False,
     scopes: Sequence[str] = (),
     timeout: float | None = None,
     max_output_chars: int | None = None,
@@ -40,6 +41,7 @@ def tool(
     name: str | None = None,
     effect: Effect = "once",
     approval: bool = False,
+    four_eyes: bool = False,
     scopes: Sequence[str] = (),
     timeout: float | None = None,
     max_output_chars: int | None = None,
@@ -55,6 +57,7 @@ def tool(
         name: what the model calls it, 1-64 letters, digits, `_` or `-`; by default the function's name.
         effect: `pure`, `idempotent` or `once`: what running it twice would do. Unknown is treated as `once`.
         approval: a person must say yes to each call.
+        four_eyes: that person is another one than who started the run (maker and checker). Needs `approval`.
         scopes: what the caller must be allowed, all of them.
         timeout: seconds; by default the agent's limit.
         max_output_chars: longest result the model is shown; by default the agent's limit.
@@ -71,6 +74,7 @@ def tool(
                 name=_name(wrapped.__name__ if name is None else name),
                 effect=effect,
                 approval=approval,
+                four_eyes=four_eyes,
                 scopes=_scopes(scopes),
                 timeout_seconds=timeout,
                 max_output_chars=max_output_chars,

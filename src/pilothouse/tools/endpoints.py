@@ -24,8 +24,13 @@ Tools = Annotated[ToolService, Depends(_service)]
 
 @router.get("", summary="List tools", operation_id="list_tools", responses=problem_responses(401, 403, 503))
 async def list_tools(_principal: Annotated[Principal, Scoped("agents:read")], service: Tools) -> ToolPage:
-    """The tools that can be called without a model. Needs the scope `agents:read`."""
-    return ToolPage(items=[ToolView.of(tool.policy, tool.parameters) for tool in service.tools])
+    """The registered tools. Those with neither `approval` nor `needs_run` can be called without a model.
+
+    Needs the scope `agents:read`.
+    """
+    return ToolPage(
+        items=[ToolView.of(tool.policy, tool.parameters, needs_run=tool.needs_run) for tool in service.tools]
+    )
 
 
 @router.post(
@@ -44,9 +49,11 @@ async def call_tool(
 ) -> ToolCallAnswer:
     """Run a tool without a model and answer with its result. Needs the scope `tools:call` and those of the tool.
 
-    With an `Idempotency-Key` the tool runs once, however often the request is sent.
+    With an `Idempotency-Key` a tool with the effect `once` runs once, however often the request is sent; a repeated
+    request needs the same scopes as the first.
     Tools that need approval or a run are refused (409 `approval_required`, 422 `needs_run`).
     """
+    tool = service.allowed(principal, name)  # before a stored answer is given: the key may be an earlier credential's
 
     async def call() -> dict[str, Any]:
         outcome = await service.call(principal, name, body.arguments, idempotency_key=idempotency_key)
@@ -54,4 +61,5 @@ async def call_tool(
 
     request = [name, body.arguments]
     use = key_use(principal.tenant, principal.subject, idempotency_key, route="tools", body=request)
-    return ToolCallAnswer.model_validate(await once.once(use, call))
+    may_repeat = tool.policy.effect != "once"
+    return ToolCallAnswer.model_validate(await once.once(use, call, may_repeat=may_repeat))

@@ -19,6 +19,7 @@ class ToolPolicy:
         name: as the model calls it.
         effect: what running it twice would do.
         approval: a person must say yes to each call.
+        four_eyes: that person is another one than who started the run.
         scopes: the caller needs all of them.
         timeout_seconds: limit of one call; None: the agent's.
         max_output_chars: longest result the model is shown; None: the agent's.
@@ -32,6 +33,7 @@ class ToolPolicy:
     name: str
     effect: Effect = "once"
     approval: bool = False
+    four_eyes: bool = False
     scopes: tuple[str, ...] = ()
     timeout_seconds: float | None = None
     max_output_chars: int | None = None
@@ -43,6 +45,8 @@ class ToolPolicy:
         _one_of("in_doubt", self.in_doubt, get_args(InDoubt))
         if self.timeout_seconds is not None and not 0 < self.timeout_seconds < float("inf"):
             raise ValueError(f"timeout is a number of seconds above 0; got {self.timeout_seconds!r}")
+        if self.four_eyes and not self.approval:
+            raise ValueError("four_eyes says who approves, so it needs approval=True")
         if self.max_output_chars is not None and self.max_output_chars < 256:
             raise ValueError(f"max_output_chars is 256 or more; got {self.max_output_chars!r}")
         wrong = [scope for scope in self.scopes if not scope or scope.split() != [scope]]

@@ -1,37 +1,34 @@
-"""The `@tool` functions that can be called directly, by name."""
+"""The `@tool` functions that were registered, by name, and which of them can be called without a run."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic_ai import Tool
 
 from pilothouse.errors import NotFound, StartupError
 from pilothouse.tools.policy import ToolPolicy
-from pilothouse.tools.toolsets import as_tool, policy_of_tool
+from pilothouse.tools.toolsets import as_tool, policy_of_tool, stricter, tool_needs_run
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredTool:
-    """A tool that can be called directly.
+    """A registered tool.
 
     Attributes:
         policy: how it may be called.
         tool: its function, schema and validator, as Pydantic AI sees them.
+        needs_run: it can't be called without a run: see `FoundTool.needs_run`.
     """
 
     policy: ToolPolicy
     tool: Tool[Any]
+    needs_run: bool
 
     @property
     def parameters(self) -> dict[str, Any]:
         """JSON schema of the arguments."""
         return self.tool.function_schema.json_schema
-
-    @property
-    def needs_run(self) -> bool:
-        """Whether it takes a `RunContext`, which only a run has."""
-        return self.tool.takes_ctx
 
 
 class ToolRegistry:
@@ -40,21 +37,34 @@ class ToolRegistry:
     def __init__(self) -> None:
         self._tools: dict[str, RegisteredTool] = {}
 
-    def add(self, function: Callable[..., Any] | Tool[Any]) -> RegisteredTool:
-        """Register a function; the same one again is no error.
+    def add(
+        self,
+        function: Callable[..., Any] | Tool[Any],
+        *,
+        policy: ToolPolicy | None = None,
+        needs_run: bool = False,
+    ) -> RegisteredTool:
+        """Register a function. The same one again is no error: then the stricter terms of the two count for both.
+
+        Args:
+            policy: by default the one the function or the tool carries.
+            needs_run: something that only a run can ask stands before it.
 
         Raises:
             StartupError: another function has that name.
         """
         tool = as_tool(function)
+        own = replace(policy or policy_of_tool(tool, tool.name), name=tool.name)
+        registered = RegisteredTool(policy=own, tool=tool, needs_run=needs_run or tool_needs_run(tool))
         known = self._tools.get(tool.name)
         if known is not None:
-            if known.tool.function == tool.function:
-                return known
-            raise StartupError(
-                f"Two different tools are named {tool.name}. Give one of them another name: @tool(name='...')."
+            if known.tool.function != tool.function:
+                raise StartupError(
+                    f"Two different tools are named {tool.name}. Give one of them another name: @tool(name='...')."
+                )
+            registered = replace(
+                known, policy=stricter(known.policy, own), needs_run=known.needs_run or registered.needs_run
             )
-        registered = RegisteredTool(policy=policy_of_tool(tool, tool.name), tool=tool)
         self._tools[tool.name] = registered
         return registered
 

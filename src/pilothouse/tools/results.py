@@ -9,7 +9,15 @@ from pilothouse.kit.jsons import dumps
 from pilothouse.tools.trim import Trimmed
 
 ErrorKind = Literal[
-    "timeout", "http_error", "invalid_arguments", "unknown_tool", "unexpected", "forbidden", "in_doubt", "rejected"
+    "timeout",
+    "http_error",
+    "invalid_arguments",
+    "unknown_tool",
+    "unexpected",
+    "forbidden",
+    "credential_expired",
+    "in_doubt",
+    "rejected",
 ]
 """`rejected`: the tool ran and said no by a rule of its own."""
 

@@ -26,9 +26,14 @@ class ToolView(BaseModel):
     approval: bool = Field(description="Whether a person must say yes to each call.", examples=[False])
     scopes: list[str] = Field(description="Scopes the caller needs, all of them.", examples=[["orders:read"]])
     timeout_seconds: float | None = Field(description="Limit of one call; null: the agent's.", examples=[20.0])
+    needs_run: bool = Field(
+        description="It, or something that decides about its calls, works with the run it is called in: it can't be "
+        "called here, only by an agent.",
+        examples=[False],
+    )
 
     @classmethod
-    def of(cls, policy: ToolPolicy, parameters: dict[str, Any]) -> "ToolView":
+    def of(cls, policy: ToolPolicy, parameters: dict[str, Any], *, needs_run: bool) -> "ToolView":
         """The view of a tool with this policy."""
         return cls(
             name=policy.name,
@@ -38,11 +43,12 @@ class ToolView(BaseModel):
             approval=policy.approval,
             scopes=list(policy.scopes),
             timeout_seconds=policy.timeout_seconds,
+            needs_run=needs_run,
         )
 
 
 class ToolPage(BaseModel):
-    """All tools that can be called directly; one page holds them all."""
+    """All registered tools; one page holds them all."""
 
     items: list[ToolView]
     next_cursor: str | None = None

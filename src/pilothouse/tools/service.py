@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 from pydantic_ai import Agent, RunContext, ToolReturn
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred
 
 from pilothouse.errors import Conflict, InvalidRequest, PilothouseError
 from pilothouse.identity.principal import Principal
@@ -56,8 +57,27 @@ class ToolService:
 
     @property
     def tools(self) -> ToolRegistry:
-        """The tools that can be called."""
+        """The registered tools."""
         return self._registry
+
+    def allowed(self, principal: Principal, name: str) -> RegisteredTool:
+        """The tool, if the caller may call it and it can be called without a run.
+
+        Raises:
+            Forbidden: `missing_scope`.
+            NotFound: `tool_not_found`.
+            Conflict: `approval_required`: a person must approve each call, so it only works inside a run.
+            InvalidRequest: `needs_run`.
+        """
+        principal.require("tools:call")
+        tool = self._registry.get(name)
+        for scope in tool.policy.scopes:
+            principal.require(scope)
+        if tool.policy.approval:
+            raise _approval_required(name)
+        if tool.needs_run:
+            raise _needs_run(name)
+        return tool
 
     async def call(
         self, principal: Principal, name: str, arguments: dict[str, Any], *, idempotency_key: str | None = None
@@ -77,11 +97,7 @@ class ToolService:
             InvalidRequest: `needs_run`, or `invalid_arguments` naming the field.
             PilothouseError: 504 `tool_timeout`, or 502 `tool_failed` with the structured `error`.
         """
-        principal.require("tools:call")
-        tool = self._registry.get(name)
-        for scope in tool.policy.scopes:
-            principal.require(scope)
-        _refuse_what_needs_a_run(tool)
+        tool = self.allowed(principal, name)
         checked = _validate(tool, arguments)
         call_id = new_id("call")
         call = ToolCall(
@@ -113,6 +129,10 @@ class ToolService:
             most = tool.policy.max_output_chars or self._settings.tool_output_chars
             trimmed = trim(whole, most)
             return shorten(loads(dumps(trimmed.value)), most, trimmed)[0]
+        except ApprovalRequired:
+            raise _approval_required(tool.policy.name) from None
+        except CallDeferred:
+            raise _needs_run(tool.policy.name) from None
         except Exception as error:
             if limit.expired() and isinstance(error, TimeoutError):
                 raise PilothouseError(
@@ -132,18 +152,17 @@ class ToolService:
             ) from error
 
 
-def _refuse_what_needs_a_run(tool: RegisteredTool) -> None:
-    if tool.policy.approval:
-        raise Conflict(
-            f"Each call of {tool.policy.name} needs a person's approval, so it only works inside a run.",
-            code="approval_required",
-        )
-    if tool.needs_run:
-        raise InvalidRequest(
-            f"{tool.policy.name} works with the run it is called in, so it can't be called directly. "
-            "Ask an agent that has it.",
-            code="needs_run",
-        )
+def _approval_required(name: str) -> Conflict:
+    return Conflict(
+        f"Each call of {name} needs a person's approval, so it only works inside a run.", code="approval_required"
+    )
+
+
+def _needs_run(name: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{name} works with the run it is called in, so it can't be called directly. Ask an agent that has it.",
+        code="needs_run",
+    )
 
 
 def _validate(tool: RegisteredTool, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Look into Pydantic AI toolsets: which tools they hold by which names, and with what policy.
 
 Only function toolsets can be read without a run; what other toolsets (MCP servers, dynamic ones) hold is known
-while a run is going, and gets the default policy: effect `once`.
+while a run is going, and gets the default policy, effect `once`, unless it is a function that carries its own.
+
+A wrapper may check, filter or change a call, and it needs the run to do so. So a tool can be called without a run only
+if nothing stands between its function and the caller that only a run can ask.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +19,7 @@ from pydantic_ai.toolsets import (
     FunctionToolset,
     PrefixedToolset,
     RenamedToolset,
+    ToolsetTool,
     WrapperToolset,
 )
 
@@ -23,6 +27,9 @@ from pilothouse.tools.decorator import policy_of
 from pilothouse.tools.policy import ToolPolicy
 
 Named = Callable[[str], str]
+
+_TRANSPARENT = (FunctionToolset, CombinedToolset, PrefixedToolset, RenamedToolset)
+_BEHAVIOUR = ("get_tools", "call_tool", "for_run", "for_run_step", "__aenter__")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +40,14 @@ class FoundTool:
         name: after prefixes and renames.
         tool: Pydantic AI's tool.
         policy: ours, with that name.
+        needs_run: it can't be called without a run, because something that only a run can ask stands before it: a
+            wrapper, a `prepare` function, a validator of arguments, a `RunContext`.
     """
 
     name: str
     tool: Tool[Any]
     policy: ToolPolicy
+    needs_run: bool
 
 
 def function_toolset(functions: Sequence[Callable[..., Any] | Tool[Any]], *, id: str) -> FunctionToolset[Any]:  # noqa: A002 - Pydantic AI's own word
@@ -57,8 +67,13 @@ def find_tools(toolsets: Iterable[AbstractToolset[Any]]) -> list[FoundTool]:
     """All function tools in these toolsets, seen through wrappers, prefixes and renames."""
     found: list[FoundTool] = []
     for toolset in toolsets:
-        _walk(toolset, lambda name: name, found)
+        _walk(toolset, lambda name: name, found, wrapped=False)
     return found
+
+
+def tool_needs_run(tool: Tool[Any]) -> bool:
+    """Whether a tool itself has parts that only a run can serve."""
+    return tool.takes_ctx or tool.prepare is not None or tool.args_validator is not None or tool.defer_loading
 
 
 def opaque_labels(toolsets: Iterable[AbstractToolset[Any]]) -> list[str]:
@@ -79,33 +94,81 @@ def default_policy(name: str) -> ToolPolicy:
     return ToolPolicy(name=name)
 
 
-def policy_of_tool(tool: Tool[Any], name: str) -> ToolPolicy:
+def policy_of_tool(tool: Tool[Any], name: str, *, toolset_timeout: float | None = None) -> ToolPolicy:
     """The decorated function's policy under the name the tool goes by; else what the tool itself says.
 
     What Pydantic AI's own `Tool(...)` asks for (approval, a timeout) is kept: it can make a policy stricter.
+
+    Args:
+        toolset_timeout: limit of the toolset's tools that set none, seconds.
     """
     carried = policy_of(tool.function)
     policy = replace(carried or default_policy(name), name=name, description=tool.description or "")
     if tool.requires_approval:
         policy = replace(policy, approval=True)
-    if policy.timeout_seconds is None and tool.timeout is not None:
-        policy = replace(policy, timeout_seconds=tool.timeout)
+    if policy.timeout_seconds is None:
+        policy = replace(policy, timeout_seconds=tool.timeout if tool.timeout is not None else toolset_timeout)
     return policy
 
 
-def _walk(toolset: AbstractToolset[Any], named: Named, found: list[FoundTool]) -> None:
+def policy_in_run(known: ToolPolicy, tool: ToolsetTool[Any] | None) -> ToolPolicy:
+    """The policy of a tool as a run holds it.
+
+    A name proves little in a run: a `prepare` function or a wrapper may have given the tool another one, and a dynamic
+    toolset's tools were not there at registration. The policy that the function itself carries counts, made stricter by
+    what is known under the name.
+
+    Args:
+        known: the policy under the tool's name.
+        tool: as the run's tool manager has it.
+    """
+    carried = policy_of(_function_of(tool))
+    return known if carried is None else stricter(carried, known)
+
+
+def stricter(policy: ToolPolicy, other: ToolPolicy) -> ToolPolicy:
+    """A policy with another one's approval, scopes and timeout (the shorter one) too."""
+    timeouts = [seconds for seconds in (policy.timeout_seconds, other.timeout_seconds) if seconds is not None]
+    return replace(
+        policy,
+        approval=policy.approval or other.approval,
+        four_eyes=policy.four_eyes or other.four_eyes,
+        scopes=tuple(dict.fromkeys((*policy.scopes, *other.scopes))),
+        timeout_seconds=min(timeouts, default=None),
+    )
+
+
+def _function_of(tool: ToolsetTool[Any] | None) -> object:
+    """The function that a tool of a run calls in the end, seen through combined toolsets; None if it is no function."""
+    while (inner := getattr(tool, "source_tool", None)) is not None:
+        tool = inner
+    return getattr(getattr(getattr(tool, "call_func", None), "__self__", None), "function", None)
+
+
+def _is_transparent(toolset: AbstractToolset[Any]) -> bool:
+    """Whether a toolset does nothing but hold functions, combine or rename: what it does without a run is all it does.
+
+    A subclass that takes one of the deciding methods over is none.
+    """
+    kind = next((kind for kind in _TRANSPARENT if isinstance(toolset, kind)), None)
+    return kind is not None and all(getattr(type(toolset), name) is getattr(kind, name) for name in _BEHAVIOUR)
+
+
+def _walk(toolset: AbstractToolset[Any], named: Named, found: list[FoundTool], *, wrapped: bool) -> None:
+    wrapped = wrapped or not _is_transparent(toolset)
     if isinstance(toolset, FunctionToolset):
         for original, tool in toolset.tools.items():
             name = named(original)
-            found.append(FoundTool(name=name, tool=tool, policy=policy_of_tool(tool, name)))
+            policy = policy_of_tool(tool, name, toolset_timeout=toolset.timeout)
+            found.append(FoundTool(name=name, tool=tool, policy=policy, needs_run=wrapped or tool_needs_run(tool)))
     elif isinstance(toolset, CombinedToolset):
         for inner in toolset.toolsets:
-            _walk(inner, named, found)
+            _walk(inner, named, found, wrapped=wrapped)
     elif isinstance(toolset, PrefixedToolset):
         prefix = toolset.prefix
-        _walk(toolset.wrapped, lambda name: named(f"{prefix}_{name}"), found)
+        _walk(toolset.wrapped, lambda name: named(f"{prefix}_{name}"), found, wrapped=wrapped)
     elif isinstance(toolset, RenamedToolset):
         new_names = {original: new for new, original in toolset.name_map.items()}
-        _walk(toolset.wrapped, lambda name: named(new_names.get(name, name)), found)
+        _walk(toolset.wrapped, lambda name: named(new_names.get(name, name)), found, wrapped=wrapped)
     elif isinstance(toolset, WrapperToolset):
-        _walk(toolset.wrapped, named, found)
+        _walk(toolset.wrapped, named, found, wrapped=wrapped)

@@ -214,8 +214,15 @@ class _Answer:
                 f"The run waits for a person to allow {name} {arguments}. "
                 f"Answer with POST /v1/runs/{self._run_id}/input."
             )
+        if event.data.get("four_eyes"):
+            raise Refused(
+                f"Another person has to allow {name} {arguments}: somebody of your tenant who holds approvals:decide. "
+                f"They answer with POST /v1/runs/{self._run_id}/input."
+            )
         allowed = self._ask(f"Allow {name} {arguments}?")
         body = {"call_id": event.data["call_id"], "approve": allowed}
+        if "arguments_hash" in event.data:  # servers of earlier releases know neither
+            body |= {"step": event.data["step"], "arguments_hash": event.data["arguments_hash"]}
         await self._client.post(f"/v1/runs/{self._run_id}/input", body)
 
     async def _stop_when_asked(self) -> None:

@@ -20,7 +20,7 @@ export class AnswerView {
    * @param {object} options
    * @param {boolean} [options.live] it is happening now: text comes smoothly and is announced.
    * @param {() => void} [options.onRetry] sends the message again; offered where that can help.
-   * @param {(runId: string, callId: string, approve: boolean) => Promise<void>} [options.onDecide]
+   * @param {(runId: string, callId: string, approve: boolean, seen: object) => Promise<void>} [options.onDecide]
    */
   constructor({ live = false, onRetry = null, onDecide = null } = {}) {
     Object.assign(this, { live, onRetry, onDecide, runId: null, steps: new Map(), cards: [], over: false, usage: null, cost: null });
@@ -189,7 +189,7 @@ export class AnswerView {
   }
 
   #addCard(step, call) {
-    const decide = this.onDecide && ((callId, approve) => this.onDecide(this.runId, callId, approve));
+    const decide = this.onDecide && ((callId, approve, seen) => this.onDecide(this.runId, callId, approve, seen));
     const card = new ToolCard(call, decide);
     this.cards.push(card);
     step.tools.append(card.element);

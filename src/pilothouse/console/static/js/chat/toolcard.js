@@ -19,7 +19,7 @@ const WORDS = {
 const RECORDED = { completed: "ok", failed: "error", cancelled: "cancelled", in_doubt: "in_doubt", denied: "declined" };
 
 export class ToolCard {
-  /** @param {(callId: string, approve: boolean) => Promise<void>} [onDecide] answers a call that waits for a person. */
+  /** @param {(callId: string, approve: boolean, seen: object) => Promise<void>} [onDecide] answers a call that waits for a person. */
   constructor({ call_id: callId, name, arguments: given }, onDecide) {
     this.onDecide = onDecide;
     this.callId = callId;
@@ -46,9 +46,11 @@ export class ToolCard {
   }
 
   /** A person has to say yes or no before it runs. */
-  waiting({ reason } = {}) {
+  waiting({ reason, step, arguments_hash: hash, four_eyes: fourEyes } = {}) {
     this.#say("waiting");
     if (!this.onDecide) return;
+    this.seen = hash ? { step, arguments_hash: hash } : {};
+    if (fourEyes) return this.#askNobody("Another person has to decide about this call. You can't, because you started it.");
     const again = reason === "in_doubt";
     const question = again ? "It was interrupted, and may have taken effect already. Should it run again?" : `May ${this.name} run with these arguments?`;
     const button = (label, kind, approve) => h("button", { type: "button", class: `button small ${kind}`, onclick: () => this.#decide(approve) }, label);
@@ -57,13 +59,22 @@ export class ToolCard {
     this.element.open = true;
   }
 
+  /** The signed-in person may not decide: say who may, and offer no buttons. */
+  #askNobody(sentence) {
+    this.ask?.remove();
+    this.ask = h("div", { class: "tool-ask" }, h("p", { role: "status" }, sentence));
+    this.element.append(this.ask);
+    this.element.open = true;
+  }
+
   async #decide(approve) {
     const buttons = this.ask.querySelectorAll("button");
     for (const button of buttons) button.disabled = true;
     try {
-      await this.onDecide(this.callId, approve);
+      await this.onDecide(this.callId, approve, this.seen);
       if (this.state === "waiting") this.#say(approve ? "allowed" : "declined");
     } catch (problem) {
+      if (problem.status === 403) return this.#askNobody(`You may not decide about this call. ${problem.detail ?? ""}`.trim());
       toast(problem.detail ?? "That did not work.");
       for (const button of buttons) button.disabled = false;
     }

@@ -223,8 +223,9 @@ export class ChatRoom {
   }
 }
 
-function decide(runId, callId, approve) {
-  return send("POST", `runs/${encodeURIComponent(runId)}/input`, { call_id: callId, approve });
+// `seen` names the call that the person was shown, so that no other one of its id is decided.
+function decide(runId, callId, approve, seen) {
+  return send("POST", `runs/${encodeURIComponent(runId)}/input`, { call_id: callId, approve, ...seen });
 }
 
 async function allMessages(path, signal) {
