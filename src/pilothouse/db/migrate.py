@@ -11,7 +11,18 @@ from pilothouse.errors import StartupError
 _FOLDER = Path(__file__).with_name("migrations")
 VERSION_TABLE = "pilothouse_version"
 _OURS = frozenset(
-    {"api_keys", "conversations", "idempotency_keys", "leases", "messages", "run_events", "runs", "steps"}
+    {
+        "api_keys",
+        "attachment_files",
+        "conversations",
+        "idempotency_keys",
+        "leases",
+        "message_attachments",
+        "messages",
+        "run_events",
+        "runs",
+        "steps",
+    }
 )
 _LOCK = 0x50494C4F  # any constant: one upgrade at a time on a PostgreSQL database
 
