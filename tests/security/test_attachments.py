@@ -1,4 +1,4 @@
-"""Files of every kind, through both wires: taken and readable, or refused with a sentence; never a bricked conversation."""
+"""Files of every kind, through each wire: taken and readable, or refused with a sentence; no conversation bricked."""
 
 import base64
 import json
@@ -11,11 +11,11 @@ import pytest
 from pydantic_ai import Agent
 from pydantic_ai.messages import BinaryContent
 from sqlalchemy import Connection, func, select
-from tests.support.server import RunningServer, running
+from tests.support.server import RunningServer, running, serving
 
 from pilothouse.app import Pilothouse
 from pilothouse.conversations.tables import attachment_files, message_attachments, messages
-from pilothouse.testing.provider import ErrorReply, Rule, Script, ToolCall, Turn, When
+from pilothouse.testing.provider import ErrorReply, Rule, Script, ScriptedProvider, ToolCall, Turn, When
 from pilothouse.tools import tool
 
 HELLO = Script(turns=["Hello."])
@@ -172,7 +172,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "base64 without its end": ({"media_type": "text/plain", "data": "YWJ"}, "attachment_not_base64"),
     "base64 with padding inside": ({"media_type": "text/plain", "data": "YQ==YQ=="}, "attachment_not_base64"),
     "base64 of another alphabet": ({"media_type": "text/plain", "data": "-_-_"}, "attachment_not_base64"),
-    "base64 that is not ASCII": ({"media_type": "text/plain", "data": "\uff39\uff37\uff2a\uff4a"}, "attachment_not_base64"),
+    "base64 of wide letters": (
+        {"media_type": "text/plain", "data": "\uff39\uff37\uff2a\uff4a"},
+        "attachment_not_base64",
+    ),
     "a video": (file(b"abc", "video/mp4"), "invalid_request"),
     "sound": (file(b"RIFF\x00\x00\x00\x00WAVE", "audio/wav"), "invalid_request"),
     "a type with something behind it": (file(b"abc", "text/plain; charset=utf-8; x=y"), "invalid_request"),
@@ -343,8 +346,8 @@ async def test_older_images_are_left_out_and_named_when_they_are_too_many_bytes(
 
 @pytest.mark.parametrize("wire", WIRES)
 async def test_a_file_the_provider_refuses_fails_its_message_only(database_url, wire):
-    refusing = Rule(when=When(user_contains="look"), turn=Turn(error=ErrorReply(status=400)))
-    async with running(database_url, Script(rules=[refusing], turns=["Fine."]), **on(wire)) as server:
+    script = Script(turns=[Turn(error=ErrorReply(status=400)), "Fine."])
+    async with running(database_url, script, **on(wire)) as server:
         failed = await server.send("look", attachments=[file(PNG, "image/png", "broken.png")])
         assert failed.json()["code"] == "provider_bad_request"
         conversation = failed.json()["conversation_id"]
@@ -362,6 +365,25 @@ async def test_a_file_is_sent_again_after_a_failure_that_it_did_not_cause(databa
         await server.chat("again?", conversation_id=failed.json()["conversation_id"])
         [first, *_] = user_contents(server.provider.requests[-1].body or {})
         assert [kind for kind, _ in files(first)] == ["image/png"]
+
+
+async def test_a_run_that_another_process_continues_sends_the_same_bytes(database_url):
+    """P2: what a model is sent is made anew from what is stored, each time the same."""
+    given = [file(TABLE.encode("cp1252"), "text/csv", "t.csv"), file(PNG, "image/png"), file(PDF, "application/pdf")]
+    script = Script(turns=[Turn(gate="never", text="never"), "Fine."])
+    quick = {"server": {"console": False, "shutdown_seconds": 0.1}, "lease": {"reap_seconds": 0.2}}
+    async with ScriptedProvider(script) as provider:
+        async with serving(database_url, provider, **quick) as server:
+            async with server.stream("read", attachments=given) as stream:
+                run_id = (await stream.until("step.started")).data["run_id"]
+                await provider.wait_for_requests(1)
+        async with serving(database_url, provider, **quick) as server:
+            events = await server.events(run_id)
+            assert events[-1].type == "run.completed"
+            assert (await server.run(run_id))["attempt"] == 2
+        first, second = (user_contents(request.body or {}) for request in provider.requests)
+    assert len(files(first[0])) == 2
+    assert first == second
 
 
 def with_files(app: Pilothouse) -> None:
@@ -383,11 +405,7 @@ def with_files(app: Pilothouse) -> None:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("kind", ["csv", "json", "program", "image", "sound", "pdf"])
 async def test_a_file_that_a_tool_brings_never_ends_the_conversation(sqlite_url, wire, kind):
-    calls = Rule(
-        when=When(user_contains="fetch", after_tool=False),
-        turn=Turn(tool_calls=[ToolCall(name="fetch", arguments={"kind": kind})]),
-    )
-    script = Script(rules=[calls], turns=["Fine."])
+    script = Script(turns=[Turn(tool_calls=[ToolCall(name="fetch", arguments={"kind": kind})]), "Fine."])
     async with running(sqlite_url, script, setup=with_files, **on(wire)) as server:
         answer = await server.send("fetch it")
         # What a model takes of it is the model's affair; the next message works whatever became of this one.

@@ -31,6 +31,7 @@ ROOMY: dict[str, dict[str, Any]] = {
     "server": {"max_body_bytes": LARGE, "max_message_bytes": LARGE, "console": False},
     "runs": {"delta_flush_seconds": 0.02, "history_tokens": 2_000_000, "history_messages": 200},
 }
+_PNG = b"\x89PNG\r\n\x1a\n"
 _WORDS = "the quick brown fox jumps over the lazy dog, "
 
 
@@ -212,7 +213,7 @@ async def _streamed(scene: Scene) -> LoopProbe:
 
 
 async def _attachments(scene: Scene) -> LoopProbe:
-    data = base64.b64encode(bytes(range(256)) * 20_000).decode()
+    data = base64.b64encode(_PNG + bytes(range(256)) * 20_000).decode()
     attachment = {"media_type": "image/png", "data": data, "name": "large.png"}
     with LoopProbe() as probe:
         answer = await scene.other.run(scene.person.chat("See.", attachments=[attachment]))
@@ -224,7 +225,7 @@ async def _attachments(scene: Scene) -> LoopProbe:
 
 
 async def _frames(scene: Scene) -> LoopProbe:
-    data = base64.b64encode(bytes(range(256)) * 3_000).decode()
+    data = base64.b64encode(_PNG + bytes(range(256)) * 3_000).decode()
     attachment = {"media_type": "image/png", "data": data}
 
     async def talk() -> None:

@@ -16,6 +16,7 @@ def insert_attachments(
     tenant: str,
     owner: str,
     conversation_id: str,
+    *,
     attachments: Sequence[Attachment],
     now: int,
 ) -> None:
@@ -134,7 +135,7 @@ def load_attachments(
     return connection.execute(found.where(message_attachments.c.id.in_(ids))).all()
 
 
-def _attachments_of(tenant: str, owner: str, conversation_id: str) -> Select[Any]:
+def _attachments_of(tenant: str, owner: str, conversation_id: str) -> Select[Any, Any, Any, Any, Any]:
     same = and_(
         attachment_files.c.tenant == message_attachments.c.tenant,
         attachment_files.c.owner == message_attachments.c.owner,

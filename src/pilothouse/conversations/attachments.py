@@ -178,7 +178,7 @@ def _check_text(data: bytes, charset: str | None, name: str | None) -> tuple[str
 def _check_kind(data: bytes, declared: str, name: str | None) -> str:
     """What the file is. An image of another format than declared is taken as what it is: names of files often lie."""
     found = sniff_media_type(data)
-    if found == declared or (found is not None and found.startswith("image/") and declared.startswith("image/")):
+    if found is not None and (found == declared or (found.startswith("image/") and declared.startswith("image/"))):
         return found
     said = f"are {found}" if found is not None else "are not"
     raise InvalidRequest(

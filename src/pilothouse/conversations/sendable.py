@@ -1,8 +1,8 @@
 """Files of a transcript as every model takes them: text as text, images and PDFs that are what they say.
 
-Providers' wires refuse what they don't know by raising, in the middle of a run and again with each later message (P7):
-OpenAI's any text that is not UTF-8, Anthropic's any text but text/plain. So text is sent as text, whatever the provider,
-and what can't be sent is named in words. The same stored bytes always give the same content (P2).
+Providers' wires refuse what they don't know by raising, in the middle of a run and again with each later message
+(P7): OpenAI's any text that is not UTF-8, Anthropic's any text but text/plain. So text is sent as text, whatever the
+provider, and what can't be sent is named in words. The same stored bytes always give the same content (P2).
 """
 
 import hashlib

@@ -16,7 +16,7 @@ _SAMPLES = 10
 _DENSE = re.compile(
     "[\u1100-\u11ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00010000-\U0010ffff]"
 )
-# Images, Anthropic: a token for 750 pixels, of an image that was made smaller where its long edge is over 1,568 pixels or
+# Images, Anthropic: a token for 750 pixels, of an image that was made smaller if its long edge is over 1,568 pixels or
 # it has more than 1,600 tokens. https://docs.anthropic.com/en/docs/build-with-claude/vision
 _MOST_IMAGE_TOKENS = 1_600
 _LONG_EDGE = 1_568

@@ -145,7 +145,7 @@ def _admit(
     conversation_rows.insert_messages(connection, conversation_id, [own])
     if new.attachments:
         attachment_repository.insert_attachments(
-            connection, principal.tenant, principal.subject, conversation_id, new.attachments, now
+            connection, principal.tenant, principal.subject, conversation_id, attachments=new.attachments, now=now
         )
     events = _first_events(new, conversation_id, attempt, started=not waiting)
     repository.insert_events(connection, run_id, to_rows(events), now)
