@@ -373,10 +373,12 @@ async def test_a_run_that_another_process_continues_sends_the_same_bytes(databas
     script = Script(turns=[Turn(gate="never", text="never"), "Fine."])
     quick = {"server": {"console": False, "shutdown_seconds": 0.1}, "lease": {"reap_seconds": 0.2}}
     async with ScriptedProvider(script) as provider:
-        async with serving(database_url, provider, **quick) as server:
-            async with server.stream("read", attachments=given) as stream:
-                run_id = (await stream.until("step.started")).data["run_id"]
-                await provider.wait_for_requests(1)
+        async with (
+            serving(database_url, provider, **quick) as server,
+            server.stream("read", attachments=given) as stream,
+        ):
+            run_id = (await stream.until("step.started")).data["run_id"]
+            await provider.wait_for_requests(1)
         async with serving(database_url, provider, **quick) as server:
             events = await server.events(run_id)
             assert events[-1].type == "run.completed"
