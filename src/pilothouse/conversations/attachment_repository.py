@@ -1,13 +1,11 @@
 """SQL of attached files. Every statement carries the tenant and the owner."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, insert, literal, select
+from sqlalchemy import Connection, and_, delete, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Row
 
-from pilothouse.conversations.attachments import Attachment
+from pilothouse.conversations.attachments import Attachment, StoredFile
 from pilothouse.conversations.tables import attachment_files, message_attachments
 
 
@@ -121,32 +119,25 @@ def delete_unused(connection: Connection, tenant: str, owner: str, hashes: Seque
 
 def get_attachment(
     connection: Connection, tenant: str, owner: str, conversation_id: str, attachment_id: str
-) -> Row[Any] | None:
-    """One of the caller's files with its `data`, or None."""
-    found = _attachments_of(tenant, owner, conversation_id)
-    return connection.execute(found.where(message_attachments.c.id == attachment_id)).first()
+) -> StoredFile | None:
+    """One of the caller's files, or None."""
+    return next(iter(load_attachments(connection, tenant, owner, conversation_id, [attachment_id])), None)
 
 
 def load_attachments(
     connection: Connection, tenant: str, owner: str, conversation_id: str, ids: Sequence[str]
-) -> Sequence[Row[Any]]:
-    """Some files of a conversation with their `data`, in no order."""
-    found = _attachments_of(tenant, owner, conversation_id)
-    return connection.execute(found.where(message_attachments.c.id.in_(ids))).all()
-
-
-def _attachments_of(tenant: str, owner: str, conversation_id: str) -> Select[Any, Any, Any, Any, Any]:
+) -> list[StoredFile]:
+    """Some files of a conversation of the caller, in no order."""
     same = and_(
         attachment_files.c.tenant == message_attachments.c.tenant,
         attachment_files.c.owner == message_attachments.c.owner,
         attachment_files.c.sha256 == message_attachments.c.sha256,
     )
-    return (
+    rows = connection.execute(
         select(
             message_attachments.c.id,
             message_attachments.c.media_type,
             message_attachments.c.name,
-            message_attachments.c.bytes,
             attachment_files.c.data,
         )
         .join_from(message_attachments, attachment_files, same)
@@ -154,5 +145,7 @@ def _attachments_of(tenant: str, owner: str, conversation_id: str) -> Select[Any
             message_attachments.c.conversation_id == conversation_id,
             message_attachments.c.tenant == tenant,
             message_attachments.c.owner == owner,
+            message_attachments.c.id.in_(ids),
         )
     )
+    return [StoredFile(*row) for row in rows]

@@ -72,6 +72,16 @@ class Reference:
     charset: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of a conversation, with its bytes."""
+
+    id: str
+    media_type: str
+    name: str | None
+    data: bytes
+
+
 def prepare(media_type: str, encoded: str, name: str | None) -> Attachment:
     """Decode and check a file. Takes tens of milliseconds for megabytes: not for the event loop.
 

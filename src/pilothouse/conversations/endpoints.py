@@ -8,11 +8,10 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Path, Query, Request, status
-from sqlalchemy.engine import Row
 from starlette.responses import Response, StreamingResponse
 
 from pilothouse.agents.registry import AgentRegistry
-from pilothouse.conversations.attachments import encode_base64
+from pilothouse.conversations.attachments import StoredFile, encode_base64
 from pilothouse.conversations.present import conversation_document, inline_files, message_documents
 from pilothouse.conversations.schemas import (
     ConversationChange,
@@ -211,7 +210,7 @@ def _disposition(name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
-ReadAttachment = Callable[[str], Awaitable[Row[Any]]]
+ReadAttachment = Callable[[str], Awaitable[StoredFile]]
 
 
 async def _exported(

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
 from pilothouse.conversations import attachment_repository, repository
+from pilothouse.conversations.attachments import StoredFile
 from pilothouse.conversations.transcript import StoredMessage
 from pilothouse.db import Database
 from pilothouse.errors import NotFound
@@ -82,18 +83,18 @@ class Conversations:
         """
         await self._database.write(_delete, principal, conversation_id)
 
-    async def attachment(self, principal: Principal, conversation_id: str, attachment_id: str) -> Row[Any]:
-        """A file of the conversation: its `media_type`, `name`, `bytes` and `data`.
+    async def attachment(self, principal: Principal, conversation_id: str, attachment_id: str) -> StoredFile:
+        """A file of the conversation.
 
         Raises:
             NotFound: the caller has no such conversation, or it has no such file.
         """
-        row = await self._database.read(
+        found = await self._database.read(
             attachment_repository.get_attachment, principal.tenant, principal.subject, conversation_id, attachment_id
         )
-        if row is None:
+        if found is None:
             raise NotFound("You have no attachment with this id in this conversation.", code="attachment_not_found")
-        return row
+        return found
 
     async def messages(
         self, principal: Principal, conversation_id: str, *, limit: int, after: tuple[int, int] | None = None
