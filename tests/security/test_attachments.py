@@ -1,5 +1,6 @@
 """Files of every kind, through each wire: taken and readable, or refused with a sentence; no conversation bricked."""
 
+import asyncio
 import base64
 import json
 import struct
@@ -15,6 +16,7 @@ from tests.support.server import RunningServer, running, serving
 
 from pilothouse.app import Pilothouse
 from pilothouse.conversations.tables import attachment_files, message_attachments, messages
+from pilothouse.runs.replay import replay
 from pilothouse.testing.provider import ErrorReply, Rule, Script, ScriptedProvider, ToolCall, Turn, When
 from pilothouse.tools import tool
 
@@ -274,6 +276,36 @@ async def test_bytes_are_stored_once_and_go_with_the_last_conversation_that_refe
         assert (await server.database.read(stored))[:2] == (1, 1)
         await server.person("bob").http.delete(f"/v1/conversations/{other['conversation_id']}")
         assert (await server.database.read(stored))[:2] == (0, 0)
+
+
+async def test_a_file_of_conversations_that_are_deleted_at_once_is_deleted(database_url):
+    """Each deletion sees the other's reference, unless they take turns."""
+    picture = file(png(filler=5_000), "image/png")
+    async with running(database_url, HELLO) as server:
+        for _ in range(5):
+            answers = [await server.chat("hi", attachments=[picture]) for _ in range(4)]
+            paths = [f"/v1/conversations/{answer['conversation_id']}" for answer in answers]
+            responses = await asyncio.gather(*(server.http.delete(path) for path in paths))
+            assert [response.status_code for response in responses] == [204] * 4
+            assert (await server.database.read(stored))[:2] == (0, 0)
+
+
+async def test_a_file_that_is_sent_while_its_last_conversation_is_deleted_is_there(database_url):
+    picture = file(png(filler=5_000), "image/png")
+    async with running(database_url, HELLO) as server:
+        answer = await server.chat("hi", attachments=[picture])
+        for _ in range(10):
+            gone = server.http.delete(f"/v1/conversations/{answer['conversation_id']}")
+            _, answer = await asyncio.gather(gone, server.chat("hi", attachments=[picture]))
+            assert (await server.database.read(stored))[:2] == (1, 1)
+
+
+async def test_a_run_with_files_is_replayed_without_a_difference(sqlite_url):
+    async with running(sqlite_url, HELLO) as server:
+        given = [file(TABLE.encode("cp1252"), "text/csv"), file(PNG, "image/png")]
+        answer = await server.chat("hi", attachments=given)
+        replayed = await replay(server.database, server.app.agents, answer["run_id"])
+        assert (replayed.responses, replayed.difference) == (1, None)
 
 
 async def test_a_fork_from_a_step_has_the_files_it_keeps(database_url):
