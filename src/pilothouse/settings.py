@@ -260,6 +260,12 @@ class RunSettings(_Group):
         ge=256,
         description="Most tokens of history a turn sends. Unset: the model's window less its answer.",
     )
+    history_attachment_bytes: int = Field(
+        default=5_242_880,
+        ge=0,
+        description="Most bytes of earlier messages' images and PDFs a turn sends; older ones are left out. "
+        "A megabyte takes the event loop some 8 ms with each model call.",
+    )
     attachment_bytes: int = Field(default=5_242_880, ge=0, description="Largest attachment, bytes (after decoding).")
     queue_length: int = Field(default=20, ge=1, description="Most runs waiting in one conversation with on_busy=queue.")
     delta_flush_seconds: float = Field(

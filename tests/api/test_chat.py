@@ -123,7 +123,8 @@ async def test_an_image_reaches_the_model_and_stays_in_the_conversation(database
         assert content[1]["type"] == "image_url"
         assert content[1]["image_url"]["url"] == f"data:image/png;base64,{PNG}"
         [message, _] = await server.messages(answer["conversation_id"])
-        assert message["attachments"] == [{"media_type": "image/png", "bytes": 48}]
+        [shown] = message["attachments"]
+        assert shown == {"id": shown["id"], "media_type": "image/png", "name": "x.png", "bytes": 48}
         await server.chat("and again?", conversation_id=answer["conversation_id"])
         assert server.provider.requests[1].body["messages"][0]["content"][1] == content[1]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pilothouse.llm.tokens import estimate_tokens
+from pilothouse.llm.tokens import estimate_image_tokens, estimate_pdf_tokens, estimate_tokens
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,26 @@ def test_a_long_text_is_estimated_by_samples_and_nearly_as_well():
         text = piece * 20_000
         exact = sum(estimate_tokens(text[at : at + 10_000]) for at in range(0, len(text), 10_000))
         assert estimate_tokens(text) == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"),
+    [
+        ((200, 200), 255),  # one tile of OpenAI's, 54 tokens of Anthropic's
+        ((1_024, 1_024), 1_399),  # 765 by tiles
+        ((1_568, 1_568), 1_600),
+        ((4_096, 8_192), 1_600),
+        ((2_048, 768), 1_445),  # eight tiles
+        ((1, 1), 255),
+        ((100_000, 1), 765),
+        (None, 1_600),
+    ],
+)
+def test_an_image_counts_what_the_dearer_of_two_providers_counts(size, tokens):
+    assert estimate_image_tokens(size) == tokens
+
+
+def test_a_pdf_counts_its_pages_or_else_its_bytes():
+    assert estimate_pdf_tokens(3, 10_000_000) == 9_000
+    assert estimate_pdf_tokens(0, 120_000) == 9_000
+    assert estimate_pdf_tokens(0, 1) == 3_000

@@ -21,12 +21,15 @@ BODIES = {
 async def test_every_route_that_names_a_thing_gives_404_to_everybody_else(database_url):
     tools = Tools()
     async with running(database_url, calling(ToolCall(name="ask")), setup=tools.agent()) as server:
-        waiting = (await server.send("go")).json()
+        note = {"media_type": "text/plain", "data": "bWluZQ==", "name": "note.txt"}
+        waiting = (await server.send("go", attachments=[note])).json()
+        [question, *_] = await server.messages(waiting["conversation_id"])
         key = (await server.post("/v1/keys", {"name": "mine", "scopes": ["chat"]})).json()
         ids = {
             "run_id": waiting["run_id"],
             "conversation_id": waiting["conversation_id"],
             "key": "1.1",
+            "attachment_id": question["attachments"][0]["id"],
             "key_id": key.get("id") or key["key"]["id"],
         }
         before = (await server.get("/v1/conversations")).json(), await server.run(ids["run_id"])
@@ -46,7 +49,7 @@ async def test_every_route_that_names_a_thing_gives_404_to_everybody_else(databa
                     assert response.status_code == 404, (method, path, response.status_code, response.text)
                     assert ids["run_id"] not in response.text
                     tried += 1
-        assert tried >= 3 * 11
+        assert tried >= 3 * 12
         assert ((await server.get("/v1/conversations")).json(), await server.run(ids["run_id"])) == before
 
 

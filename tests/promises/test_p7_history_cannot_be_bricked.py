@@ -1,6 +1,7 @@
 """P7: whatever went wrong, every tool call has one result and the next turn works."""
 
 import asyncio
+import base64
 from typing import Any
 
 import pytest
@@ -182,6 +183,17 @@ async def test_after_a_run_that_took_too_long_the_next_turn_works(database_url):
             "ok": "ok",
         }
         await check_whole(server, problem["conversation_id"])
+
+
+@pytest.mark.parametrize("model", ["openai:scripted", "anthropic:scripted"])
+async def test_after_a_table_of_excel_the_next_turn_works(database_url, model):
+    """Seen in review: a CSV that is not UTF-8 was answered 500, then and with every later message."""
+    table = {"media_type": "text/csv", "data": base64.b64encode("Jürgen;12 €".encode("cp1252")).decode()}
+    async with running(database_url, Script(turns=["next"]), models={"default": model}) as server:
+        answer = await server.chat("read this", attachments=[table])
+        await server.chat("and?", conversation_id=answer["conversation_id"])
+        for request in server.provider.requests:
+            assert "Jürgen;12 €" in str(request.body)
 
 
 async def everything(server) -> str:

@@ -20,7 +20,8 @@ from tests.support.lag import Elsewhere, LoopProbe, elsewhere
 from tests.support.server import Person, RunningServer, serving, token_for
 
 from pilothouse.app import Pilothouse
-from pilothouse.conversations import repository
+from pilothouse.conversations import attachment_repository, repository
+from pilothouse.conversations.attachments import prepare
 from pilothouse.conversations.transcript import StoredMessage, encode
 from pilothouse.llm.tokens import estimate_tokens
 from pilothouse.testing.provider import Script, ScriptedProvider, ToolCall, Turn
@@ -31,6 +32,7 @@ ROOMY: dict[str, dict[str, Any]] = {
     "server": {"max_body_bytes": LARGE, "max_message_bytes": LARGE, "console": False},
     "runs": {"delta_flush_seconds": 0.02, "history_tokens": 2_000_000, "history_messages": 200},
 }
+_PNG = b"\x89PNG\r\n\x1a\n"
 _WORDS = "the quick brown fox jumps over the lazy dog, "
 
 
@@ -212,7 +214,7 @@ async def _streamed(scene: Scene) -> LoopProbe:
 
 
 async def _attachments(scene: Scene) -> LoopProbe:
-    data = base64.b64encode(bytes(range(256)) * 20_000).decode()
+    data = base64.b64encode(_PNG + bytes(range(256)) * 20_000).decode()
     attachment = {"media_type": "image/png", "data": data, "name": "large.png"}
     with LoopProbe() as probe:
         answer = await scene.other.run(scene.person.chat("See.", attachments=[attachment]))
@@ -223,8 +225,36 @@ async def _attachments(scene: Scene) -> LoopProbe:
     return probe
 
 
+async def _many_images(scene: Scene) -> LoopProbe:
+    """A small message after 39 with an image of a megabyte each, put there past the server."""
+    answer = await scene.other.run(scene.person.chat("Hello"))
+    conversation_id, run_id = answer["conversation_id"], answer["run_id"]
+    said = encode(ModelResponse(parts=[TextPart("I see.")]))
+    images = [
+        prepare("image/png", base64.b64encode(_PNG + bytes([number]) * 1_000_000).decode(), f"{number}.png")
+        for number in range(39)
+    ]
+
+    def insert(connection: Connection) -> None:
+        attachment_repository.insert_attachments(
+            connection, "acme", "ada", conversation_id, attachments=images, now=1_000_000
+        )
+        for number, image in enumerate(images):
+            asked = encode(ModelRequest(parts=[UserPromptPart(["See.", image.reference()])]))
+            place = {"turn": 1, "run_id": run_id, "step": 1, "call_id": None, "pinned": False, "created_at": 1_000_000}
+            question = StoredMessage(seq=100 + 2 * number, role="user", payload=asked, tokens=image.tokens, **place)
+            reply = StoredMessage(seq=101 + 2 * number, role="assistant", payload=said, tokens=3, **place)
+            repository.insert_messages(connection, conversation_id, [question, reply])
+
+    await scene.server.database.maintain(insert)
+    with LoopProbe() as probe:
+        await scene.other.run(scene.person.chat("And now?", conversation_id=conversation_id))
+        await scene.other.run(scene.person.messages(conversation_id))
+    return probe
+
+
 async def _frames(scene: Scene) -> LoopProbe:
-    data = base64.b64encode(bytes(range(256)) * 3_000).decode()
+    data = base64.b64encode(_PNG + bytes(range(256)) * 3_000).decode()
     attachment = {"media_type": "image/png", "data": data}
 
     async def talk() -> None:
@@ -277,6 +307,7 @@ LAG_CASES: dict[str, tuple[Case, Callable[[], Script]]] = {
         _fetches("page", prose(700_000), steps=8, calls=8),
     ),
     "attachment of 5 MB": (_attachments, _WELL),
+    "message after 39 images of 1 MB": (_many_images, _WELL),
     "frames of 1 MB": (_frames, _WELL),
     "answer of 700 KB in one piece": (_asked(), _says(Turn(text=prose(700_000)))),
     "answer of 600 KB streamed": (_streamed, _says(Turn(text=prose(600_000)))),

@@ -22,6 +22,7 @@ class RunLimits:
     tool_output_chars: int
     history_messages: int
     history_tokens: int | None
+    history_attachment_bytes: int
 
     @classmethod
     def from_settings(cls, settings: RunSettings, **overrides: Any) -> Self:

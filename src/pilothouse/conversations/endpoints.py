@@ -1,14 +1,18 @@
 """`/v1/conversations`. Needs `app.state.conversations`, and `app.state.stop_conversation` to end its runs."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
+from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Path, Request, status
+from fastapi import APIRouter, Depends, Path, Query, Request, status
 from starlette.responses import Response, StreamingResponse
 
 from pilothouse.agents.registry import AgentRegistry
-from pilothouse.conversations.present import conversation_document, message_documents
+from pilothouse.conversations.attachments import StoredFile, encode_base64
+from pilothouse.conversations.present import conversation_document, inline_files, message_documents
 from pilothouse.conversations.schemas import (
     ConversationChange,
     ConversationExport,
@@ -33,6 +37,7 @@ router = APIRouter(prefix="/v1/conversations", tags=["conversations"])
 Reader = Annotated[Principal, Scoped("conversations:read")]
 Writer = Annotated[Principal, Scoped("conversations:write")]
 ConversationId = Annotated[str, Path(min_length=1, max_length=40)]
+AttachmentId = Annotated[str, Path(min_length=1, max_length=40, description="An attachment's `id`.")]
 MessageKey = Annotated[str, Path(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}$", description="A message's `key`.")]
 
 
@@ -157,24 +162,89 @@ async def pin_message(
     response_model=ConversationExport,
     responses=problem_responses(401, 403, 404, 422, 503),
 )
-async def export_conversation(conversation_id: ConversationId, principal: Reader, service: Service) -> Response:
+async def export_conversation(
+    conversation_id: ConversationId,
+    principal: Reader,
+    service: Service,
+    attachments: Annotated[bool, Query(description="With the bytes of attached files, base64.")] = False,
+) -> Response:
     """The conversation with all its messages (10,000 at most), as a file."""
     row = await service.get(principal, conversation_id)
+    read = partial(service.attachment, principal, conversation_id) if attachments else None
     return StreamingResponse(
-        _exported(conversation_document(row), service.export(principal, conversation_id)),
+        _exported(conversation_document(row), service.export(principal, conversation_id), read),
         media_type="application/json",
         headers={"Content-Disposition": f'attachment; filename="{row.id}.json"'},
     )
 
 
-async def _exported(conversation: dict[str, Any], rows: AsyncIterator[StoredMessage]) -> AsyncIterator[bytes]:
-    """The document of an export, a message at a time: it may be of any size."""
+@router.get(
+    "/{conversation_id}/attachments/{attachment_id}",
+    summary="A file of a conversation",
+    response_class=Response,
+    responses={
+        200: {"description": "The file.", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
+        **problem_responses(401, 403, 404, 422, 503),
+    },
+)
+async def get_attachment(
+    conversation_id: ConversationId, attachment_id: AttachmentId, principal: Reader, service: Service
+) -> Response:
+    """The bytes that were sent, to be saved: browsers neither show nor run them."""
+    row = await service.attachment(principal, conversation_id, attachment_id)
+    return Response(
+        row.data,
+        headers={
+            "Content-Type": row.media_type,  # not as an argument: Starlette would call every text UTF-8
+            "Content-Disposition": _disposition(row.name or row.id),
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "private, no-store",
+        },
+    )
+
+
+def _disposition(name: str) -> str:
+    """RFC 6266: a plain name for old programs, the exact one for all others."""
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+ReadAttachment = Callable[[str], Awaitable[StoredFile]]
+
+
+async def _exported(
+    conversation: dict[str, Any], rows: AsyncIterator[StoredMessage], read: ReadAttachment | None
+) -> AsyncIterator[bytes]:
+    """The document of an export, a message at a time and a piece of a file at a time: it may be of any size."""
     yield f'{{"conversation":{dumps(conversation)},"messages":['.encode()
     separator = ""
     async for row in rows:
         [document] = message_documents([row])
-        yield (separator + dumps(document)).encode()
+        if read is not None and document["attachments"]:
+            yield separator.encode()
+            async for piece in _with_files(row, document, read):
+                yield piece
+        else:
+            yield (separator + dumps(document)).encode()
         separator = ","
         # The socket takes much at once; others want their turn meanwhile.
         await asyncio.sleep(0)
+    yield b"]}"
+
+
+async def _with_files(row: StoredMessage, document: dict[str, Any], read: ReadAttachment) -> AsyncIterator[bytes]:
+    """A message with the bytes of its files."""
+    files: list[dict[str, Any]] = document.pop("attachments")
+    yield f'{dumps(document)[:-1]},"attachments":['.encode()
+    inline = iter(inline_files(row))
+    separator = ""
+    for about in files:
+        data: bytes = next(inline) if about["id"] is None else (await read(about["id"])).data
+        yield f'{separator}{dumps(about)[:-1]},"data":"'.encode()
+        for piece in encode_base64(data):
+            yield piece.encode()
+            await asyncio.sleep(0)
+        yield b'"}'
+        separator = ","
     yield b"]}"

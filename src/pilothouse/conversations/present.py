@@ -17,6 +17,7 @@ from pydantic_ai.messages import (
 )
 from sqlalchemy.engine import Row
 
+from pilothouse.conversations.attachments import read_reference
 from pilothouse.conversations.transcript import StoredMessage, decode
 from pilothouse.kit.clock import to_datetime
 
@@ -84,6 +85,22 @@ def call_document(call: ToolCallPart) -> dict[str, Any]:
     return {"call_id": call.tool_call_id, "name": call.tool_name, "arguments": arguments_of(call)}
 
 
+def attachment_document(item: object) -> dict[str, Any] | None:
+    """An `AttachmentOut`; None for what is no file. What is stored inside its message has no id."""
+    if isinstance(item, BinaryContent):
+        return {"id": None, "media_type": item.media_type, "name": None, "bytes": len(item.data)}
+    found = read_reference(item)
+    if found is None:
+        return None
+    return {"id": found.id, "media_type": found.media_type, "name": found.name, "bytes": found.size}
+
+
+def inline_files(row: StoredMessage) -> list[bytes]:
+    """The files that a user's message holds itself, as release 0.1.0 stored them."""
+    [message] = decode([row])
+    return [item.data for item in _user_content(message) if isinstance(item, BinaryContent)]
+
+
 def _message(row: StoredMessage, message: ModelMessage) -> dict[str, Any]:
     document: dict[str, Any] = {
         "key": row.key,
@@ -109,9 +126,7 @@ def _message(row: StoredMessage, message: ModelMessage) -> dict[str, Any]:
     elif row.role == "user":
         document["text"] = user_text(message)
         document["attachments"] = [
-            {"media_type": item.media_type, "bytes": len(item.data)}
-            for item in _user_content(message)
-            if isinstance(item, BinaryContent)
+            about for item in _user_content(message) if (about := attachment_document(item)) is not None
         ]
     else:
         document["result"] = result_text(message)

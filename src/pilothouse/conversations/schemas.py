@@ -98,6 +98,22 @@ class ToolCallOut(BaseModel):
     arguments: Any
 
 
+class AttachmentOut(BaseModel):
+    """A file of a message."""
+
+    model_config = _example(
+        {"id": "att_01kb2m9w4c8t5v3q7r1x6y0z2d", "media_type": "image/png", "name": "photo.png", "bytes": 48213}
+    )
+
+    id: str | None = Field(
+        description="For `GET /v1/conversations/{id}/attachments/{attachment_id}`. Null for files that were stored by "
+        "release 0.1.0."
+    )
+    media_type: str
+    name: str | None
+    bytes: int
+
+
 class MessageOut(BaseModel):
     """One message of a transcript."""
 
@@ -113,7 +129,7 @@ class MessageOut(BaseModel):
     call_id: str | None
     name: str | None
     result: str | None
-    attachments: list[dict[str, Any]]
+    attachments: list[AttachmentOut]
     pinned: bool
     interrupted: bool = Field(description="The answer was stopped before its end.")
     created_at: str
@@ -127,10 +143,22 @@ class PinIn(BaseModel):
     pinned: bool
 
 
+class ExportedAttachment(AttachmentOut):
+    """A file of an exported message."""
+
+    data: str | None = Field(default=None, description="Its bytes, base64, if `attachments` was true.")
+
+
+class ExportedMessage(MessageOut):
+    """A message of an exported transcript."""
+
+    attachments: list[ExportedAttachment]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
 class ConversationExport(BaseModel):
     """A conversation with all its messages."""
 
     model_config = _example({"conversation": _CONVERSATION, "messages": [_MESSAGE]})
 
     conversation: ConversationOut
-    messages: list[MessageOut]
+    messages: list[ExportedMessage]

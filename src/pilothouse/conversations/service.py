@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
-from pilothouse.conversations import repository
+from pilothouse.conversations import attachment_repository, repository
+from pilothouse.conversations.attachments import StoredFile
 from pilothouse.conversations.transcript import StoredMessage
 from pilothouse.db import Database
 from pilothouse.errors import NotFound
@@ -73,15 +74,27 @@ class Conversations:
         return await self.get(principal, conversation_id)
 
     async def delete(self, principal: Principal, conversation_id: str) -> None:
-        """Remove it with its runs and messages. Runs must have been stopped before.
+        """Remove it with its runs, messages and files. Runs must have been stopped before.
+
+        A file stays while another conversation of the caller refers to it.
 
         Raises:
             NotFound: the caller has none of this id.
         """
-        if not await self._database.write(
-            repository.delete_conversation, principal.tenant, principal.subject, conversation_id
-        ):
-            _found(None)
+        await self._database.write(_delete, principal, conversation_id)
+
+    async def attachment(self, principal: Principal, conversation_id: str, attachment_id: str) -> StoredFile:
+        """A file of the conversation.
+
+        Raises:
+            NotFound: the caller has no such conversation, or it has no such file.
+        """
+        found = await self._database.read(
+            attachment_repository.get_attachment, principal.tenant, principal.subject, conversation_id, attachment_id
+        )
+        if found is None:
+            raise NotFound("You have no attachment with this id in this conversation.", code="attachment_not_found")
+        return found
 
     async def messages(
         self, principal: Principal, conversation_id: str, *, limit: int, after: tuple[int, int] | None = None
@@ -137,6 +150,15 @@ class Conversations:
             pinned=pinned,
         ):
             raise NotFound("You have no message at this place.", code="message_not_found")
+
+
+def _delete(connection: Connection, principal: Principal, conversation_id: str) -> None:
+    tenant, owner = principal.tenant, principal.subject
+    _found(repository.get_conversation(connection, tenant, owner, conversation_id))
+    repository.hold_conversation(connection, conversation_id)  # before its files, as whoever sends a message does
+    hashes = attachment_repository.hold_files(connection, tenant, owner, conversation_id)
+    repository.delete_conversation(connection, tenant, owner, conversation_id)
+    attachment_repository.delete_unused(connection, tenant, owner, hashes)
 
 
 def _page(

@@ -5,8 +5,10 @@ from sqlalchemy import (
     Boolean,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     PrimaryKeyConstraint,
     String,
     Table,
@@ -50,4 +52,39 @@ messages = Table(
     PrimaryKeyConstraint("conversation_id", "turn", "seq"),
     # One result per tool call, whatever two processes think (P7). `step` is the model step that made the call.
     Index("uq_messages_call", "run_id", "step", "call_id", unique=True),
+)
+
+# The bytes of attached files, once for each owner, however often a file is sent or a conversation is forked.
+attachment_files = Table(
+    "attachment_files",
+    metadata,
+    Column("tenant", String(128), nullable=False),
+    Column("owner", String(256), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", Millis, nullable=False),
+    Column("data", LargeBinary, nullable=False),  # last: what reads other columns need not pass it
+    PrimaryKeyConstraint("tenant", "owner", "sha256"),
+)
+
+# The files of a conversation. A fork has rows of its own, with the ids its copied messages name.
+message_attachments = Table(
+    "message_attachments",
+    metadata,
+    Column("conversation_id", String(40), ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False),
+    Column("id", String(40), nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("owner", String(256), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("media_type", String(64), nullable=False),
+    Column("name", Text),
+    Column("bytes", Integer, nullable=False),
+    Column("created_at", Millis, nullable=False),
+    PrimaryKeyConstraint("conversation_id", "id"),
+    # No cascade: a file that is still referred to can't be deleted, whatever two transactions think.
+    ForeignKeyConstraint(
+        ["tenant", "owner", "sha256"],
+        ["attachment_files.tenant", "attachment_files.owner", "attachment_files.sha256"],
+        name="fk_message_attachments_file",
+    ),
+    Index("ix_message_attachments_file", "tenant", "owner", "sha256"),
 )

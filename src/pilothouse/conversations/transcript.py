@@ -51,15 +51,19 @@ def decode(rows: Iterable[StoredMessage]) -> list[ModelMessage]:
     return ModelMessagesTypeAdapter.validate_json(f"[{','.join(row.payload for row in rows)}]")
 
 
-def assemble(rows: Sequence[StoredMessage]) -> list[ModelMessage]:
+def assemble(rows: Sequence[StoredMessage], messages: Sequence[ModelMessage] | None = None) -> list[ModelMessage]:
     """Rows in order to a history a model can be given: tool results follow the order of their calls.
 
     Calls without a result that the conversation has left behind get one that says so: providers refuse a history where
     one is missing. Calls of the last response may stay open.
+
+    Args:
+        rows: of the transcript.
+        messages: of the rows, one for each, if they are decoded already; they are changed.
     """
     history: list[ModelMessage] = []
     order: dict[str, int] = {}
-    for row, message in zip(rows, decode(rows), strict=True):
+    for row, message in zip(rows, decode(rows) if messages is None else messages, strict=True):
         if isinstance(message, ModelResponse) or row.role == "user":
             _close_calls(history, order)
             order = {}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pilothouse.conversations.sendable import inline_tokens
 from pilothouse.conversations.transcript import StoredMessage
 
 
@@ -68,4 +69,4 @@ def _must_stay(group: Sequence[StoredMessage], keep_from_turn: int) -> bool:
 
 
 def _cost(group: Sequence[StoredMessage]) -> int:
-    return sum(row.tokens for row in group)
+    return sum(max(row.tokens, inline_tokens(row.payload)) for row in group)

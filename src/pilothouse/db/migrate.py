@@ -13,10 +13,12 @@ VERSION_TABLE = "pilothouse_version"
 _OURS = frozenset(
     {
         "api_keys",
+        "attachment_files",
         "audit_records",
         "conversations",
         "idempotency_keys",
         "leases",
+        "message_attachments",
         "messages",
         "run_events",
         "runs",

@@ -113,7 +113,7 @@ class ActiveRun:
     step: int = 0
     text: str = ""
     model: str | None = None
-    history: list[ModelMessage] = field(default_factory=list[ModelMessage])
+    rows: list[StoredMessage] = field(default_factory=list[StoredMessage])
     cancel_reason: str | None = None
     doomed: RunFailure | None = None
     executing: int = 0

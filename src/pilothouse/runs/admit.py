@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic_ai.messages import BinaryContent, ModelRequest, UserContent, UserPromptPart
+from pydantic_ai.messages import ModelRequest, UserContent, UserPromptPart
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from pilothouse.agents.registry import ServedAgent
+from pilothouse.conversations import attachment_repository
 from pilothouse.conversations import repository as conversation_rows
+from pilothouse.conversations.attachments import Attachment
 from pilothouse.conversations.transcript import StoredMessage, encode
 from pilothouse.db import Database
 from pilothouse.errors import Conflict, NotFound, TooMany
@@ -22,18 +24,9 @@ from pilothouse.runs import repository
 from pilothouse.runs.events import RunEvent, to_rows
 from pilothouse.runs.states import ACTIVE, OnBusy, RunKind
 
-_ATTACHMENT_TOKENS = 1_000  # of an image or a page, as a rule of thumb: providers count by size and detail
 _TITLE_CHARS = 80
+_MOST_TOKENS = 2**31 - 1
 _TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """An image or document sent with a message."""
-
-    media_type: str
-    data: bytes
-    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +143,10 @@ def _admit(
     )
     own = StoredMessage(turn, 1, run_id, 0, "user", None, message[0], message[1], pinned=False, created_at=now)
     conversation_rows.insert_messages(connection, conversation_id, [own])
+    if new.attachments:
+        attachment_repository.insert_attachments(
+            connection, principal.tenant, principal.subject, conversation_id, attachments=new.attachments, now=now
+        )
     events = _first_events(new, conversation_id, attempt, started=not waiting)
     repository.insert_events(connection, run_id, to_rows(events), now)
     history: list[StoredMessage] = []
@@ -274,15 +271,13 @@ def _request(new: NewRun) -> dict[str, Any]:
 
 
 def _user_message(new: NewRun) -> tuple[str, int]:
-    """The stored form of the user's message, and its tokens."""
+    """The stored form of the user's message, which names its files, and its tokens with theirs."""
     content: str | list[UserContent] = new.message
     if new.attachments:
-        content = [
-            new.message,
-            *(BinaryContent(data=item.data, media_type=item.media_type) for item in new.attachments),
-        ]
+        content = [new.message, *(item.reference() for item in new.attachments)]
     payload = encode(ModelRequest(parts=[UserPromptPart(content)]))
-    return payload, estimate_tokens(new.message) + _ATTACHMENT_TOKENS * len(new.attachments)
+    tokens = estimate_tokens(new.message) + sum(item.tokens for item in new.attachments)
+    return payload, min(tokens, _MOST_TOKENS)
 
 
 def _replay(run_id: str) -> Admitted:

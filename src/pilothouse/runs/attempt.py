@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
-from pydantic_ai.messages import ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.usage import UsageLimits
 from pydantic_core import to_jsonable_python
 from sqlalchemy import Connection
@@ -23,6 +23,7 @@ from pilothouse.runs import ownership_repository, repository
 from pilothouse.runs.active import ActiveRun, RunSink, ToolUse, Totals, current_run, failure_document
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, internal, timed_out
 from pilothouse.runs.failures import failure_of
+from pilothouse.runs.history import Histories
 from pilothouse.runs.isolation import Isolation
 from pilothouse.runs.prepare import deps_of, instructions_of, model_of
 from pilothouse.runs.steps import RunHooks
@@ -59,12 +60,16 @@ class AgentLoop:
 
     Args:
         gateway: where models are asked.
+        histories: what makes a run's transcript a history for a model.
         default_model: for agents that name none.
         isolation: what a run waits at before it begins.
     """
 
-    def __init__(self, gateway: ModelGateway, default_model: str | None, isolation: Isolation) -> None:
+    def __init__(
+        self, gateway: ModelGateway, histories: Histories, default_model: str | None, isolation: Isolation
+    ) -> None:
         self._gateway = gateway
+        self._histories = histories
         self._isolation = isolation
         self._default_model = default_model
         self._hooks = RunHooks()
@@ -125,7 +130,8 @@ class AgentLoop:
         agent = run.agent
         if run.doomed is not None:
             raise run.doomed
-        if (recorded := _recorded_answer(run)) is not None:
+        history = await self._histories.of(run)
+        if (recorded := _recorded_answer(run, history)) is not None:
             return recorded
         current_run.set(run)
         if run.stream:
@@ -142,7 +148,7 @@ class AgentLoop:
         retries = agent.limits.argument_retries
         result = await agent.agent.run(
             None,
-            message_history=run.history,
+            message_history=history,
             model=model,
             deps=await deps_of(run),
             instructions=instructions_of(agent, run.context),
@@ -224,8 +230,8 @@ class _Recorded:
         return []
 
 
-def _recorded_answer(run: ActiveRun) -> _Recorded | None:
-    last = run.history[-1] if run.history else None
+def _recorded_answer(run: ActiveRun, history: Sequence[ModelMessage]) -> _Recorded | None:
+    last = history[-1] if history else None
     final = isinstance(last, ModelResponse) and not last.tool_calls and last.state == "complete"
     return _Recorded(run.text) if final and run.agent.output_schema is None else None
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 from pydantic_ai.messages import BinaryContent, ModelResponse, TextPart, ThinkingPart, ToolCallPart, UserContent
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from pilothouse.conversations.sendable import sendable_file
 from pilothouse.conversations.transcript import encode
 from pilothouse.kit.ids import new_id
 from pilothouse.kit.jsons import dumps
@@ -96,7 +97,8 @@ def bounded_content(content: str | Sequence[UserContent], max_chars: int) -> str
         if left < 0:
             items.append(_TOO_MANY_BYTES)
             break
-        items.append(shorten(item, max_chars)[0] if isinstance(item, str) else item)
+        taken = sendable_file(item) if isinstance(item, BinaryContent) else item
+        items.append(shorten(taken, max_chars)[0] if isinstance(taken, str) else taken)
     return items
 
 
@@ -128,8 +130,15 @@ def _bounded_files(value: Any, max_chars: int) -> Any:
     if len(items) > _MOST_ITEMS or sum(len(item) for item in data if isinstance(item, bytes)) > MOST_FILE_BYTES:
         return tool_error("unexpected", f"The tool ran, but its result was left out. {_TOO_MANY_BYTES}")
     if not isinstance(value, list):
-        return value
-    return [item if hasattr(item, "media_type") else recordable(item, max_chars) for item in items]
+        return _taken(value, max_chars)
+    return [_taken(item, max_chars) for item in items]
+
+
+def _taken(item: Any, max_chars: int) -> Any:
+    """An item of a result, a file as every model takes it."""
+    if isinstance(item, BinaryContent):
+        item = sendable_file(item)
+    return item if hasattr(item, "media_type") else recordable(item, max_chars)
 
 
 def _is_sound_id(call_id: str) -> bool:

@@ -21,6 +21,7 @@ from pilothouse.runs.attempt import AgentLoop, Outcome
 from pilothouse.runs.deltas import DeltaWriter
 from pilothouse.runs.end import end_by_rows
 from pilothouse.runs.errors import Fenced, HandOver, internal, poisoned
+from pilothouse.runs.history import Histories
 from pilothouse.runs.isolation import Isolation
 from pilothouse.runs.live import LiveRuns
 from pilothouse.runs.load import RunLoader
@@ -61,7 +62,7 @@ class Executor:
         self._live = live
         self._ownership = ownership
         self.isolation = Isolation()
-        self._agent_loop = AgentLoop(gateway, default_model, self.isolation)
+        self._agent_loop = AgentLoop(gateway, Histories(database), default_model, self.isolation)
         self._loader = RunLoader(
             database=database,
             agents=agents,

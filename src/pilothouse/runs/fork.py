@@ -14,7 +14,9 @@ from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from pilothouse.agents.registry import AgentRegistry, ServedAgent
+from pilothouse.conversations import attachment_repository
 from pilothouse.conversations import repository as conversation_rows
+from pilothouse.conversations.attachments import references_in, refers_to_files
 from pilothouse.conversations.transcript import StoredMessage, decode
 from pilothouse.db import Database
 from pilothouse.errors import Conflict, InvalidRequest, NotFound
@@ -192,12 +194,31 @@ def _store(
     )
     values = {"id": new_run, "conversation_id": conversation_id, "turn": turn, "created_at": now}
     repository.insert_run(connection, values | _run_values(principal, source.row, wanted, agent, kept), starts=False)
-    conversation_rows.insert_messages(connection, conversation_id, [*kept.history, *kept.own])
+    messages = [*kept.history, *kept.own]
+    conversation_rows.insert_messages(connection, conversation_id, messages)
+    _refer_to_files(connection, principal, messages, source=source.row.conversation_id, target=conversation_id)
     if kept.steps:
         repository.insert_steps(connection, kept.steps)
     data = {"conversation_id": conversation_id, "agent": agent.name, "kind": source.row.kind, "forked_from": run_id}
     repository.insert_events(connection, new_run, to_rows([RunEvent(0, 1, "run.queued", data)]), now)
     return new_run
+
+
+def _refer_to_files(
+    connection: Connection, principal: Principal, messages: Sequence[StoredMessage], *, source: str, target: str
+) -> None:
+    """The files that the kept messages name belong to the fork too."""
+    naming = [row for row in messages if row.role == "user" and refers_to_files(row.payload)]
+    ids = [reference.id for message in decode(naming) for reference in references_in(message)]
+    if ids:
+        attachment_repository.copy_attachments(
+            connection,
+            principal.tenant,
+            principal.subject,
+            from_conversation=source,
+            to_conversation=target,
+            ids=ids,
+        )
 
 
 def _load(connection: Connection, principal: Principal, run_id: str, *, most: int) -> _Source:

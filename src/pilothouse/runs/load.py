@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pilothouse.agents.registry import AgentRegistry, ServedAgent
-from pilothouse.conversations.transcript import StoredMessage, assemble, split_open_tail
+from pilothouse.conversations.transcript import StoredMessage, split_open_tail
 from pilothouse.conversations.window import fit
 from pilothouse.db import Database
 from pilothouse.engine.leases import Ownership
@@ -140,5 +140,5 @@ class RunLoader:
             asked_model=request.get("model"),
             lapsed=self._lapsed,
             recorded=recorded,
-            history=assemble(base),
+            rows=base,
         )

@@ -64,6 +64,16 @@ def get_run_for_executor(connection: Connection, run_id: str) -> Row[Any] | None
     return connection.execute(select(runs).where(runs.c.id == run_id)).first()
 
 
+def failures_of(connection: Connection, tenant: str, owner: str, run_ids: Sequence[str]) -> dict[str, str]:
+    """The error codes of those of the caller's runs that failed."""
+    found = connection.execute(
+        select(runs.c.id, runs.c.error).where(
+            runs.c.id.in_(run_ids), runs.c.tenant == tenant, runs.c.owner == owner, runs.c.state == "failed"
+        )
+    )
+    return {row.id: row.error.get("code", "") for row in found if row.error}
+
+
 def list_runs(
     connection: Connection,
     tenant: str,

@@ -4,13 +4,18 @@ import asyncio
 from typing import Literal
 
 from pilothouse.agents.registry import AgentRegistry, ServedAgent
+from pilothouse.conversations import attachments
 from pilothouse.conversations import repository as conversation_rows
+from pilothouse.conversations.attachments import Attachment
 from pilothouse.db import Database
 from pilothouse.errors import InvalidRequest, TooLarge
+from pilothouse.idempotency.repository import KeyUse
 from pilothouse.idempotency.service import key_use
 from pilothouse.identity.principal import Principal
-from pilothouse.runs.admit import Attachment, NewRun
-from pilothouse.runs.schemas import ChatRequest
+from pilothouse.runs.admit import NewRun
+from pilothouse.runs.schemas import AttachmentIn, ChatRequest
+
+_SMALL_CHARS = 16_384
 
 
 class ChatRequests:
@@ -36,19 +41,10 @@ class ChatRequests:
         """The run a request asks for.
 
         Raises:
-            InvalidRequest: several agents and none named, or an empty key.
+            InvalidRequest: several agents and none named, an empty key, or an attachment that can't be taken.
             NotFound: no such agent.
             TooLarge: an attachment is over the limit.
         """
-        for item in request.attachments:
-            if len(item.data) > self._attachment_bytes:
-                raise TooLarge(
-                    f"An attachment is {len(item.data)} bytes; at most {self._attachment_bytes} are taken.",
-                    code="attachment_too_large",
-                )
-        if request.attachments:
-            # They were decoded in one piece of work just now, and are written in the next.
-            await asyncio.sleep(0)
         mode: Literal["stream", "whole"] = "stream" if stream else "whole"
         return NewRun(
             principal=principal,
@@ -56,18 +52,24 @@ class ChatRequests:
             message=request.message,
             conversation_id=request.conversation_id,
             context=request.context,
-            attachments=[Attachment(item.media_type, item.data, item.name) for item in request.attachments],
+            attachments=[await self._attachment(item) for item in request.attachments],
             on_busy=request.on_busy,
             stream=stream,
             on_disconnect=request.on_disconnect,
-            key_use=key_use(
-                principal.tenant,
-                principal.subject,
-                idempotency_key,
-                route="chat",
-                body=[mode, request.model_dump(mode="json")] if idempotency_key is not None else None,
-            ),
+            key_use=await _key_use(principal, request, idempotency_key, mode),
         )
+
+    async def _attachment(self, item: AttachmentIn) -> Attachment:
+        if len(item.data) <= _SMALL_CHARS:
+            attachment = attachments.prepare(item.media_type, item.data, item.name)
+        else:
+            attachment = await asyncio.to_thread(attachments.prepare, item.media_type, item.data, item.name)
+        if len(attachment.data) > self._attachment_bytes:
+            raise TooLarge(
+                f"An attachment is {len(attachment.data)} bytes; at most {self._attachment_bytes} are taken.",
+                code="attachment_too_large",
+            )
+        return attachment
 
     async def _agent(self, principal: Principal, request: ChatRequest) -> ServedAgent:
         if request.agent is not None:
@@ -82,3 +84,17 @@ class ChatRequests:
                 return self._agents.get(row.agent)
         names = ", ".join(agent.name for agent in self._agents) or "none"
         raise InvalidRequest(f"Say which agent: {names}.", code="agent_required")
+
+
+async def _key_use(principal: Principal, request: ChatRequest, key: str | None, mode: str) -> KeyUse | None:
+    """The use of an idempotency key. Files are part of what makes two requests the same: hashed off the event loop."""
+    if key is None:
+        return None
+
+    def use() -> KeyUse | None:
+        body = request.model_dump(mode="json")
+        for item in body["attachments"]:
+            item["data"] = "".join(item["data"].split())
+        return key_use(principal.tenant, principal.subject, key, route="chat", body=[mode, body])
+
+    return await asyncio.to_thread(use) if request.attachments else use()

@@ -1,10 +1,10 @@
 """What chat and run requests and answers look like on the wire."""
 
-import base64
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
+from pilothouse.conversations.attachments import MEDIA_TYPE_PATTERN, MOST_NAME_CHARS
 from pilothouse.conversations.schemas import is_finite_json
 from pilothouse.kit.jsons import dumps
 from pilothouse.runs.approval_schemas import WaitingCall
@@ -78,36 +78,21 @@ def not_blank(message: str) -> str:
     return message
 
 
-def _from_base64(value: Any) -> Any:
-    """Strict, where Python's own reading skips what is not base64; line breaks are allowed."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return base64.b64decode("".join(value.split()), validate=True)
-    except ValueError:
-        raise ValueError("this is not base64") from None
-
-
-Base64 = Annotated[
-    bytes,
-    BeforeValidator(_from_base64),
-    PlainSerializer(lambda data: base64.b64encode(data).decode(), return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "format": "base64"}),
-]
-
-
 class AttachmentIn(BaseModel):
-    """An image or document, as far as the model takes them."""
+    """An image, a PDF or a text. It is decoded and checked behind the schema, off the event loop."""
 
     model_config = ConfigDict(extra="forbid")
 
     media_type: str = Field(
-        pattern=r"^(image/(png|jpeg|gif|webp)|application/pdf|text/(plain|markdown|csv|html))$",
+        pattern=MEDIA_TYPE_PATTERN,
         examples=["image/png"],
-        description="image/png, jpeg, gif or webp; application/pdf; text/plain, markdown, csv or html.",
+        description="image/png, jpeg, gif or webp; application/pdf; text/plain, markdown, csv or html, these with a "
+        "charset if it is not UTF-8: text/csv; charset=windows-1251.",
     )
-    data: Base64 = Field(description="The bytes, base64.")
-    name: str | None = Field(default=None, max_length=200)
+    data: Annotated[str, WithJsonSchema({"type": "string", "format": "base64"})] = Field(
+        description="The bytes, base64."
+    )
+    name: str | None = Field(default=None, max_length=MOST_NAME_CHARS, description="Of the file, without its folder.")
 
 
 class ChatRequest(BaseModel):

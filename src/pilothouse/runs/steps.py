@@ -27,6 +27,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunCont
 from pydantic_ai.toolsets import ToolsetTool
 
 from pilothouse.conversations.present import arguments_of
+from pilothouse.conversations.sendable import holds_files, with_sendable_files
 from pilothouse.conversations.transcript import StoredMessage, decode
 from pilothouse.errors import PilothouseError, RunFailure
 from pilothouse.kit.clock import now_ms
@@ -360,6 +361,7 @@ def _retried(call: ToolCallPart, message: str) -> ToolReturnPart:
 def recorded_value(row: StoredMessage) -> Any:
     """What the loop was given when the result was recorded."""
     [message] = decode([row])
+    message = with_sendable_files(message) if holds_files(row.payload) else message
     if not isinstance(message, ModelRequest):
         raise TypeError("a tool result is stored as a request")
     part = next(part for part in message.parts if isinstance(part, ToolReturnPart))
