@@ -58,7 +58,7 @@ async def test_a_link_signs_nobody_in_before_they_agree(stranger: Visitor) -> No
     assert "token" not in stranger.page.url
     assert await stranger.page.evaluate("sessionStorage.length + localStorage.length") == 0
     assert {path for path, _ in stranger.server.requests} == {"GET /v1/me"}
-    await stranger.button("Don’t sign in").click()
+    await stranger.button("Do not sign in").click()
     await expect(stranger.page.get_by_label("Token")).to_be_focused()
     assert await stranger.page.evaluate("sessionStorage.length + localStorage.length") == 0
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import re
 import resource
 import sys
@@ -13,16 +14,72 @@ from typing import Any
 MEGABYTE = 1_000_000
 GUARD_SECONDS = 60
 GENERIC_SIZE = 200_000  # there are hundreds for each expression; quadratic work on one takes ten minutes
+MOST_TEXTS = 150
 EXEMPT = {"testing/provider/script.py", "testing/provider/selection.py"}
 """Modules that compile an expression given at run time: that of the author of a test's script, for their own test."""
 
 PIECES = (
     *("eyJ-", "eyJhbGciOiJIUzI1NiJ9.", "sk-", "ph_", "://", "://a:b", "://a:b@", "a@", "AKIA", "1:AA", "123456:AA-"),
-    *("password=", 'token="', "token='token=\"", "secret: ", "api_key>", "cookie: a", "cookie:a=b;", "Basic a", "bearer "),
-    *("-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "-----END ", "-", "hooks.slack.com/services/", "\\", '\\"', '"', "'"),
-    *("{{", "{{ a ", "{{ a {{ b }", "}", "`", "``a`", "[", "[a](", "![](", "(", "<", "<a", "https://", "*a ", "**a ", "_a"),
+    *(
+        "password=",
+        'token="',
+        "token='token=\"",
+        "secret: ",
+        "api_key>",
+        "cookie: a",
+        "cookie:a=b;",
+        "Basic a",
+        "bearer ",
+    ),
+    *(
+        "-----BEGIN PRIVATE KEY-----",
+        "-----BEGIN ",
+        "-----END ",
+        "-",
+        "hooks.slack.com/services/",
+        "\\",
+        '\\"',
+        '"',
+        "'",
+    ),
+    *(
+        "{{",
+        "{{ a ",
+        "{{ a {{ b }",
+        "}",
+        "`",
+        "``a`",
+        "[",
+        "[a](",
+        "![](",
+        "(",
+        "<",
+        "<a",
+        "https://",
+        "*a ",
+        "**a ",
+        "_a",
+    ),
     *(" ", "\t", "\n", "\r", "\r\n", "\r\r\n", "a ", "a\n\n", "# ", "|", "|-", "> ", "- ", "1. ", "~~~", "#1", "1042 "),
-    *("\x1b[31m", "\x9b", "\u202e", "\x00", "é", "数", "😀", "\ud800", "0", "a", "A", "%3D", "&a=", ";", ":", "data:a\n", "data:"),
+    *(
+        "\x1b[31m",
+        "\x9b",
+        "\u202e",
+        "\x00",
+        "é",
+        "数",
+        "😀",
+        "\ud800",
+        "0",
+        "a",
+        "A",
+        "%3D",
+        "&a=",
+        ";",
+        ":",
+        "data:a\n",
+        "data:",
+    ),
     *("\\u0000", "\\\\u0000", "\\ud800", '{"a":', "[[", '"obfuscation":"', '"obfuscation":  ', "id: 1\n", "event: a\n"),
 )
 
@@ -38,19 +95,13 @@ def texts(size: int = MEGABYTE) -> Iterator[str]:
 
 
 def nasty_for(pattern: str, size: int, flags: int = 0) -> Iterator[str]:
-    """Texts that begin like a match of `pattern` and go on for long, made from its own parts."""
-    seen: set[str] = set()
+    """Texts that begin like a match of `pattern`, go on for long, and end as no match does; made from its own parts."""
     parsed = parser.parse(pattern, flags & ~re.UNICODE.value)
-    classes = sorted(set(_samples(parsed)))
-    for walk in _walks(parsed):
-        for end in range(len(walk) + 1):
-            begin = "".join(walk[:end])
-            loops = [*classes, begin, f"{begin}!"] if begin else classes
-            for loop in loops:
-                for text in (begin + loop * (size // len(loop)), begin + loop * (size // len(loop)) + "!\x00"):
-                    if text not in seen:
-                        seen.add(text)
-                        yield text
+    classes = sorted(set(_samples(parsed)) or {"a"})
+    begins = dict.fromkeys("".join(walk[:end]) for walk in _walks(parsed) for end in range(len(walk) + 1))
+    made = [(begin, loop) for begin in begins for loop in ([*classes, begin, f"{begin}!"] if begin else classes)]
+    for begin, loop in made[:: 1 + len(made) // MOST_TEXTS]:
+        yield begin + loop * (size // len(loop)) + "!\x00"
 
 
 def _walks(parsed: Any) -> Iterator[list[str]]:
@@ -102,7 +153,7 @@ def _sample(op: Any, value: Any) -> str | None:
 
 def _samples(parsed: Any) -> Iterator[str]:
     for op, value in parsed:
-        if (char := _sample(op, value)) is not None:
+        if op is not sre.LITERAL and (char := _sample(op, value)) is not None:
             yield char
         elif op in {sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT}:
             yield from _samples(value[2])
@@ -222,12 +273,20 @@ def deltas() -> None:
     from pilothouse.llm.wires import OpenAIChat
 
     class Sink:
-        def publish(self, *_: object) -> None:
-            return
+        def text(self, text: str) -> None: ...
+        def reasoning(self, text: str) -> None: ...
+        def restarted(self, reason: str) -> None: ...
+        def first_byte(self) -> None: ...
 
     def event(text: str) -> bytes:
         choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
-        body = {"id": "a", "object": "chat.completion.chunk", "model": "m", "obfuscation": text[:9], "choices": [choice]}
+        body = {
+            "id": "a",
+            "object": "chat.completion.chunk",
+            "model": "m",
+            "obfuscation": text[:9],
+            "choices": [choice],
+        }
         return b"data: " + to_json(body) + b"\n\n"
 
     for text in texts(MEGABYTE // 4):
@@ -302,4 +361,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "case":
         CASES[sys.argv[2]]()
     else:
-        try_pattern(sys.argv[2], int(sys.argv[3]))
+        try_pattern(json.loads(sys.argv[2]), int(sys.argv[3]))

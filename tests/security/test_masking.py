@@ -181,7 +181,7 @@ def logs():
 def test_no_secret_reaches_a_log_by_value_key_trace_or_library(logs, style, name):
     out, secret = logs(style), SECRETS[name]
     log = get_logger("a")
-    log.info(f"said {secret}", value=secret, deep=[{"x": (secret,)}], data=secret.encode(), headers=[("a", secret)])
+    log.info(secret, value=secret, deep=[{"x": (secret,)}], data=secret.encode(), headers=[("a", secret)])
     log.info("keyed", value={secret: 1})
     logging.getLogger("lib").warning("said %s", secret)
     try:
@@ -201,7 +201,9 @@ def test_no_secret_reaches_a_log_by_value_key_trace_or_library(logs, style, name
 
 def test_values_of_headers_and_under_secret_names_are_hidden(logs):
     out = logs()
-    get_logger("a").info("x", headers=[("Authorization", "word"), (b"cookie", b"word")], passphrase="word", db_pwd="word")
+    get_logger("a").info(
+        "x", headers=[("Authorization", "word"), (b"cookie", b"word")], passphrase="word", db_pwd="word"
+    )
     assert "word" not in out.getvalue()
     assert is_secret_name("x" * 1_000_000 + "_password")
     assert not is_secret_name("x" * 1_000_000)

@@ -75,8 +75,53 @@ _HINT = re.compile(
 )
 # What prose and code say behind such a name that is no secret.
 _NO_SECRETS = frozenset(
-    "none null nil true false undefined unset empty missing required optional invalid wrong expired revoked unknown "
-    "unexpected malformed not no is was are must can may should has the a an it str int bool bytes any await self".split()
+    [
+        *(
+            "none",
+            "null",
+            "nil",
+            "true",
+            "false",
+            "undefined",
+            "unset",
+            "empty",
+            "missing",
+            "required",
+            "optional",
+            "not",
+        ),
+        *(
+            "invalid",
+            "wrong",
+            "expired",
+            "revoked",
+            "unknown",
+            "unexpected",
+            "malformed",
+            "no",
+            "is",
+            "was",
+            "are",
+            "it",
+        ),
+        *(
+            "must",
+            "can",
+            "may",
+            "should",
+            "has",
+            "the",
+            "a",
+            "an",
+            "str",
+            "int",
+            "bool",
+            "bytes",
+            "any",
+            "await",
+            "self",
+        ),
+    ]
 )
 
 
@@ -106,8 +151,9 @@ def mask_text(text: str) -> str:
 
 
 def mask_bounded(text: str, most: int) -> str:
-    """As `mask_text`, of a text of any length: its beginning and its end, `most` characters in all, and how much is left
-    out. The work is bounded by `most`. A secret that the cut divides is not shown in part.
+    """As `mask_text`, of a text of any length: `most` characters of its beginning and end, and how many are left out.
+
+    The work is bounded by `most`. A secret that the cut divides is not shown in part.
     """
     if len(text) <= most:
         return mask_text(text)

@@ -227,7 +227,9 @@ class _Masker:
     def _inside(self, value: Any, depth: int) -> Any:
         if isinstance(value, dict):
             members = cast("dict[Any, Any]", value)
-            shown = {self._name(name): self.value(_plain(name), item, depth) for name, item in self._some(members.items())}
+            shown = {
+                self._name(name): self.value(_plain(name), item, depth) for name, item in self._some(members.items())
+            }
             return shown if len(members) <= len(shown) else {**shown, "…": f"{len(members) - len(shown)} more"}
         items = cast("list[Any]", value)
         if len(items) == 2 and isinstance(value, tuple) and isinstance(value[0], str | bytes):

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Iterator
 from itertools import islice
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import cast
 
 from pilothouse.kit.masking import mask_bounded
@@ -106,9 +106,8 @@ def _frames(trace: TracebackType) -> Iterator[str]:
     yield from _written(frames[-_LAST_FRAMES:])
 
 
-def _written(frames: list[tuple[object, int]]) -> Iterator[str]:
-    summary = traceback.StackSummary.extract(iter(frames))  # pyright: ignore[reportArgumentType] - as walk_tb gives them
-    for frame in summary:
+def _written(frames: list[tuple[FrameType, int]]) -> Iterator[str]:
+    for frame in traceback.StackSummary.extract(iter(frames)):
         yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}'
         if frame.line:
             yield f"    {mask_bounded(frame.line, 300)}"
@@ -116,7 +115,9 @@ def _written(frames: list[tuple[object, int]]) -> Iterator[str]:
 
 def _said(error: BaseException) -> str:
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    name = (
+        kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    )
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - someone's __str__

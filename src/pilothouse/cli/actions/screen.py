@@ -74,7 +74,9 @@ class Screen:
         status = "" if data["status"] == "ok" else f"{data['status']}: "
         error = data.get("error")
         told = (error.get("message") if isinstance(error, dict) else error) or data.get("result") or ""  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        self.remark(f"  ← {one_line(str(data['name']))} {status}{_short(str(told))} ({data.get('duration_ms') or 0} ms)")  # pyright: ignore[reportUnknownArgumentType]
+        self.remark(
+            f"  ← {one_line(str(data['name']))} {status}{_short(str(told))} ({data.get('duration_ms') or 0} ms)"
+        )  # pyright: ignore[reportUnknownArgumentType]
 
     def _on_run_completed(self, data: dict[str, Any]) -> None:
         if data.get("output") is not None:
@@ -116,7 +118,8 @@ def effects(took_effect: list[dict[str, Any]]) -> str:
     if not took_effect:
         return "Stopped. Nothing had taken effect."
     done = [
-        f"{one_line(str(item.get('tool')))}{' (not known whether it was done)' if item.get('status') == 'in_doubt' else ''}"
+        one_line(str(item.get("tool")))
+        + (" (not known whether it was done)" if item.get("status") == "in_doubt" else "")
         for item in took_effect
     ]
     return f"Stopped. Already done, and not undone: {', '.join(done)}."

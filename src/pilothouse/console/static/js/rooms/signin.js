@@ -84,7 +84,7 @@ export class LinkRoom {
   constructor({ next, now, onAccept, onDecline }) {
     const name = () => h("bdi", null, next.subject);
     this.accept = h("button", { type: "button", class: "button primary block", onclick: onAccept }, h("span", { class: "clip" }, "Sign in as ", name()));
-    const stay = now ? h("span", { class: "clip" }, "Stay signed in as ", h("bdi", null, now.subject)) : "Don’t sign in";
+    const stay = now ? h("span", { class: "clip" }, "Stay signed in as ", h("bdi", null, now.subject)) : "Do not sign in";
     const decline = h("button", { type: "button", class: "button block", onclick: onDecline }, stay);
     const whose = h("p", null, "The link you opened is for the account ", h("strong", null, name()), next.tenant && [" of tenant ", h("strong", null, h("bdi", null, next.tenant))], ".");
     const why = h("p", { class: "muted" }, "What you write there belongs to that account, and whoever holds it can read it. Go on if the link is yours.");
