@@ -1,8 +1,8 @@
 """Whatever meets text from outside takes time that grows with its length only.
 
-Every case runs on a megabyte in a process of its own, with a guard on its CPU time (60 s, see nasty.py): linear work
-stays far below it, quadratic work (10^12 steps) passes it by hours. Regular expressions are found by reading the source,
-so that a new one is tried too, without being named here.
+Every case runs on a megabyte in a process of its own, with a guard on its CPU time (60 s, see nasty.py): linear
+work stays far below it, quadratic work (10^12 steps) passes it by hours. Regular expressions are found by reading
+the source, so that a new one is tried too, without being named here.
 """
 
 import ast
