@@ -164,11 +164,11 @@ def main() -> int:
             try:
                 venv = base if extra == "base" else _with_extra(extra, wheel, base)
                 _check(extra, venv, folder / f"try-{extra}")
-                print(f"{extra}: installed alone, started, answered ({monotonic() - began:.0f} s)", flush=True)  # noqa: T201
+                print(f"{extra}: installed alone, started, answered ({monotonic() - began:.0f} s)", flush=True)
             except Failed as error:
                 failed.append(extra)
-                print(f"{extra}: FAILED\n{error}", flush=True)  # noqa: T201
-    print(f"{len(CHECKS) - len(failed)} of {len(CHECKS)} installations serve.")  # noqa: T201
+                print(f"{extra}: FAILED\n{error}", flush=True)
+    print(f"{len(CHECKS) - len(failed)} of {len(CHECKS)} installations serve.")
     return 1 if failed else 0
 
 

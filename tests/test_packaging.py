@@ -52,15 +52,22 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     ("lock", "declared"),
     [("base.lock", BASE), ("dev.lock", [*BASE, *DEVELOPMENT, *(item for items in EXTRAS.values() for item in items)])],
 )
-def test_what_is_declared_is_locked_from_no_particular_index(lock: str, declared: list[Requirement]) -> None:
+def test_what_is_declared_is_locked_with_hashes_and_from_no_particular_index(
+    lock: str, declared: list[Requirement]
+) -> None:
     lines = (ROOT / "requirements" / lock).read_text(encoding="utf-8").splitlines()
     pins: dict[str, str] = {}
+    hashes = 0
     for line in lines:
         if line.strip().startswith("#"):
             continue
-        pin = re.fullmatch(r"([\w.-]+)==([\w.]+)( ; .+)?", line)
-        assert pin, f"{line!r} is no plain pin"
-        pins[canonicalize_name(pin[1])] = pin[2]
+        if re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line):
+            hashes += 1
+            continue
+        pin = re.fullmatch(r"([\w.-]+)==([\w.]+)( ; .+)? \\", line)
+        assert pin, f"{line!r} is no plain pin with hashes"
+        assert hashes or not pins, "a pin without a hash"
+        pins[canonicalize_name(pin[1])], hashes = pin[2], 0
     unmet = [str(item) for item in declared if not item.specifier.contains(pins.get(canonicalize_name(item.name), "0"))]
     assert unmet == [], "run: make lock"
 

@@ -365,3 +365,28 @@ async def test_a_file_that_cannot_be_opened_again_does_not_keep_the_process_from
         await sqlite.close()
         with pytest.raises(Unavailable):
             await waiting
+
+
+async def test_closing_closes_every_connection_also_of_a_unit_that_is_cancelled_in_that_instant(
+    postgres: Database,
+) -> None:
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    for steps in range(0, 60, 2):
+        database = await open_database(postgres_url_of(postgres), pool_size=1)
+        unit = asyncio.create_task(database.read(run, "SELECT 1"))
+        for _ in range(steps):
+            await asyncio.sleep(0.0001)
+        unit.cancel()
+        await asyncio.wait([unit])
+        await database.close()
+        async with asyncio.timeout(HANG_SECONDS):
+            while await postgres.read(run, others):
+                await asyncio.sleep(0.01)
+
+
+async def test_a_closed_database_says_so(empty_postgres_url: str) -> None:
+    database = await open_database(empty_postgres_url, pool_size=1)
+    await database.close()
+
+    with pytest.raises(Unavailable, match="closed"):
+        await database.read(run, "SELECT 1")

@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from pilothouse.db.database import Unit
 from pilothouse.errors import StartupError, Unavailable
@@ -32,6 +32,7 @@ _CONNECT_SECONDS = 3.0
 _PATIENCE_SECONDS = 3600.0
 _CUT_BEFORE = 0.05
 """Share of a unit's time that is left for the pool to be made anew."""
+_CLOSING_STEP_SECONDS = 0.01
 _PROBE_AFTER_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
 _FIRST_WAIT_SECONDS = 0.02
@@ -70,6 +71,7 @@ class PostgresDatabase:
         self._engine = engine
         self._patient = patient
         self._limit = limit_seconds
+        self._closed = False
 
     @classmethod
     async def open(cls, url: URL, *, pool_size: int, limit_seconds: float = LIMIT_SECONDS) -> Self:
@@ -126,8 +128,19 @@ class PostgresDatabase:
             raise _translated(error) from error
 
     async def close(self) -> None:
+        self._closed = True
+        # A unit that was cancelled may still be giving its connection back, in a task of SQLAlchemy's own: a pool that
+        # is disposed of meanwhile would never close it.
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._limit
+        while self._lent() and loop.time() < deadline:  # noqa: ASYNC110 - the pool has no event for it
+            await asyncio.sleep(_CLOSING_STEP_SECONDS)
         await self._engine.dispose()
         await self._patient.dispose()
+
+    def _lent(self) -> int:
+        pool = self._engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     async def _repeat(self, once: Callable[[float], Awaitable[T]], *, reading: bool) -> T:
         """Run a unit again if it surely left nothing behind, as long as its time lasts."""
@@ -152,6 +165,8 @@ class PostgresDatabase:
     async def _once(self, unit: Callable[..., T], args: Any, kwargs: Any, cut_at: float, *, commit: bool) -> T:
         # A connection into a black hole answers nothing, not even a cancel or a rollback: shortly before the unit's
         # time is over it is cut, so that what waits for it fails and the pool is made anew.
+        if self._closed:
+            raise Unavailable("The database is closed: the server is stopping.", code="stopping")
         watchdog: asyncio.TimerHandle | None = None
         own: Exception | None = None
         try:
