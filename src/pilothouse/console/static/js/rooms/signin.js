@@ -87,7 +87,7 @@ export class LinkRoom {
     const stay = now ? h("span", { class: "clip" }, "Stay signed in as ", h("bdi", null, now.subject)) : "Do not sign in";
     const decline = h("button", { type: "button", class: "button block", onclick: onDecline }, stay);
     const whose = h("p", null, "The link you opened is for the account ", h("strong", null, name()), next.tenant && [" of tenant ", h("strong", null, h("bdi", null, next.tenant))], ".");
-    const why = h("p", { class: "muted" }, "What you write there belongs to that account, and whoever holds it can read it. Go on if the link is yours.");
+    const why = h("p", { class: "muted" }, "What you write then belongs to this account, and its owner can read it. Continue only if you trust the link.");
     this.element = card("Sign in with this link?", whose, why, h("div", { class: "signin-choice" }, this.accept, decline));
   }
 
