@@ -29,6 +29,7 @@ class FakeServer:
     """`with FakeServer() as server: server.url, server.token`."""
 
     token = TOKEN
+    subject = "ada@example.com"
 
     def __init__(self, *, pace: float = 0.004, agents: int = 1) -> None:
         self.agent_names = ["support", "researcher"][:agents]
@@ -39,6 +40,7 @@ class FakeServer:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.drop = asyncio.Event()
         self.accepted: set[str | None] = {f"Bearer {TOKEN}"}
+        self.subjects: dict[str | None, str] = {}  # whose a token is, where it is not that of `subject`
         self.app = self._build()
         config = uvicorn.Config(
             self.app, port=0, log_level="warning", ws="none", lifespan="off", timeout_graceful_shutdown=1
@@ -161,8 +163,9 @@ class FakeServer:
 
     def _identity_routes(self, app: FastAPI) -> None:
         @app.get("/v1/me")
-        async def me() -> Any:
-            return {"tenant": "default", "subject": "ada@example.com", "scopes": ["chat"]}
+        async def me(request: Request) -> Any:
+            subject = self.subjects.get(request.headers.get("authorization"), self.subject)
+            return {"tenant": "default", "subject": subject, "scopes": ["chat"]}
 
         @app.get("/v1/agents")
         async def agents() -> Any:

@@ -32,9 +32,15 @@ async def ask(page: Page, text: str) -> None:
     await expect(page.get_by_role("button", name="Stop", exact=True)).to_be_hidden(timeout=60_000)
 
 
+async def sign_in(page: Page, url: str, token: str) -> None:
+    await page.goto("about:blank")
+    await page.goto(f"{url}/console/#token={quote(token)}")
+    await page.get_by_role("button", name="Sign in as").click()
+
+
 async def prepare(page: Page, url: str, token: str, talks: list[list[str]]) -> str:
     """Fills the server with something to look at; returns the address of the last conversation."""
-    await page.goto(f"{url}/console/#token={quote(token)}")
+    await sign_in(page, url, token)
     for talk in talks:
         await page.get_by_role("link", name="New chat").click()
         await expect(page.get_by_role("heading", name="New chat")).to_be_visible()
@@ -69,6 +75,9 @@ async def shoot(browser: Browser, url: str, token: str, folder: Path, talks: lis
             await expect(page.get_by_role("button", name="Sign in")).to_be_visible()
             await save("signin")
             await page.goto(f"{url}/console/#token={quote(token)}")
+            await expect(page.get_by_role("heading", name="Sign in with this link?")).to_be_visible()
+            await save("link")
+            await sign_in(page, url, token)
             await expect(page.get_by_label("Message", exact=True)).to_be_visible()
             await save("new")
             await page.goto(best)

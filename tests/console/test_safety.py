@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from playwright.async_api import expect
 from tests.console.scripts import LONG_WORD, NASTY
@@ -94,6 +96,157 @@ async def test_hostile_markdown_does_not_hang_the_page(visitor: Visitor) -> None
         "|a" * 200 + "\n" + "|-" * 200 + "\n" + "|b" * size,
     ]
     assert await visitor.page.evaluate(script, texts) == []
+
+
+NASTY_PIECES = (
+    *(
+        "` ",
+        "`a",
+        "``a`",
+        "```\n",
+        "~~~ ",
+        "*a ",
+        "**a ",
+        "***a ",
+        "*a* ",
+        "_a",
+        "~~a",
+        "[",
+        "[]",
+        "[a](",
+        "![](",
+        "(",
+        ")",
+        "()",
+    ),
+    *(
+        "[a](x ",
+        "<",
+        "<a",
+        "<https://",
+        "https://",
+        "https://[",
+        "https://a...",
+        "https://a)",
+        "> ",
+        "- ",
+        "-",
+        "1. ",
+        "# ",
+        "#",
+    ),
+    *(
+        "|",
+        "|-",
+        "|a\n|-\n",
+        "a|\n",
+        "\\",
+        "\\\n",
+        " ",
+        "\t",
+        "\n",
+        "\r",
+        "a\n",
+        "a\n\n",
+        "- a\n",
+        "  - a\n",
+        "> a\n",
+        "=",
+        "&",
+        "é",
+    ),
+)
+NASTY_WHOLES = """[
+    '` ' + 'x'.repeat(n),                                   // a code span that begins with a space
+    '` ' + 'x'.repeat(n) + '`',
+    '# a' + ' '.repeat(n) + 'b', '#' + ' '.repeat(n) + 'b', '# ' + 'a #'.repeat(n / 3) + 'b',
+    '```' + ' '.repeat(n) + '`', 'a|b\\n-' + ' '.repeat(n) + 'x', 'a|b\\n-|' + ' '.repeat(n) + '-x',
+    '[a](x' + ' '.repeat(n) + 'y)', ('[a](x' + ' '.repeat(4000) + 'y)').repeat(n / 4008),
+    Array.from({length: 1400}, (_, k) => '`'.repeat(k + 1)).join(' '),
+    '|a'.repeat(2000) + '\\n' + '|-'.repeat(2000) + '\\n' + 'b\\n'.repeat(n / 4),
+    '|a'.repeat(90) + '\\n' + '|-'.repeat(90) + '\\n' + 'b\\n'.repeat(n / 4),
+    'https://a' + '.'.repeat(n) + 'b', 'https://a' + ')'.repeat(n), '- '.repeat(n / 4) + 'x',
+    Array.from({length: 1000}, (_, k) => ' '.repeat(k) + '- x').join('\\n'),
+]"""
+
+
+HOSTILE = """async ([pieces, n]) => {
+    const base = document.querySelector('script[type=module]').src.replace('app.js', 'markdown/');
+    const { GrowingMarkdown, markdown } = await import(base + 'markdown.js');
+    const pieced = pieces.map((piece) => piece.repeat(n / piece.length));
+    const texts = [...pieced, ...WHOLES];
+    const draw = (text) => new GrowingMarkdown().set(text, true);
+    // Nodes by the million cost a browser more than our reading of the text, which is what this is about.
+    const node = () => ({ dataset: {}, setAttribute() {}, addEventListener() {}, append() {}, replaceChildren() {} });
+    const read = (text) => {
+        const own = ['createElement', 'createElementNS', 'createTextNode'];
+        for (const name of own) document[name] = node;
+        markdown(text);
+        for (const name of own) delete document[name];
+    };
+    let at = 0;
+    window.next = (whole) => {
+        if (at === texts.length) return null;
+        (whole ? read : draw)(texts[at]);
+        return texts[at++].slice(0, 30);
+    };
+}"""
+
+
+@pytest.mark.parametrize(("whole", "size"), [(True, 200_000), (False, 1_000_000)])
+async def test_hostile_markdown_of_any_length_is_read_in_linear_time(visitor: Visitor, whole: bool, size: int) -> None:
+    """Quadratic work on one of these takes many minutes. They are read one by one, so that a failure names its text."""
+    await visitor.page.evaluate(HOSTILE.replace("WHOLES", NASTY_WHOLES), [list(NASTY_PIECES), size])
+    told: list[str | None] = ["the first"]
+    while told[-1] is not None:
+        async with asyncio.timeout(60):
+            told.append(await visitor.page.evaluate("(whole) => window.next(whole)", whole))
+    assert len(told) > 60
+
+
+ENDLESS_LINE = """async () => {
+    const base = document.querySelector('script[type=module]').src.replace('app.js', 'sse.js');
+    const { readEvents } = await import(base);
+    const encoder = new TextEncoder();
+    const line = ['data: "', ...Array(200000).fill('x'.repeat(20)), '"\\r', '\\n', '\\r\\n'];
+    const pieces = ['id: 1-1\\r', '\\nevent: a\\r\\n', ...line, 'data: 1\\n', '\\ndata: 2\\r\\r'];
+    const body = new ReadableStream({
+        start(controller) {
+            for (const piece of pieces) controller.enqueue(encoder.encode(piece));
+            controller.close();
+        },
+    });
+    const found = [];
+    for await (const { id, type, data } of readEvents(body)) found.push([id, type, data.length ?? data]);
+    return found;
+}"""
+
+
+async def test_a_stream_of_one_endless_line_is_read_in_linear_time(visitor: Visitor) -> None:
+    async with asyncio.timeout(120):
+        found = await visitor.page.evaluate(ENDLESS_LINE)
+    assert found == [["1-1", "a", 4_000_000], [None, "message", 1], [None, "message", 2]]
+
+
+async def test_a_stored_answer_of_a_megabyte_opens_cut_and_shows_more_on_request(visitor: Visitor) -> None:
+    await visitor.ask("hello")
+    (run,) = visitor.server.runs.values()
+    long = "` " + "x" * 150_000 + "\n\n" + "word *and* `code` " * 50_000
+    run.transcript[-1]["text"] = long
+    run.record["steps"][-1].update(text=long, reasoning="r" * 500_000)
+    await visitor.page.reload()
+    await visitor.at_rest()
+    prose = visitor.answer.locator(".prose")
+    assert await prose.evaluate("node => node.textContent.length") < 50_000
+    more = visitor.page.get_by_role("button", name="Show more")
+    await more.click()
+    await expect(prose.get_by_role("button")).to_contain_text("970,004")
+    assert await prose.evaluate("node => node.textContent.length") > 75_000
+    await visitor.answer.get_by_role("link", name="Details").click()
+    await visitor.page.locator(".step-row summary").first.click()
+    await expect(visitor.page.get_by_role("button", name="Show more")).to_be_visible()
+    await visitor.page.get_by_role("button", name="Show all (500,000 characters)").click()
+    assert await visitor.page.locator(".reasoning-text").evaluate("node => node.textContent.length") == 500_000
 
 
 async def test_the_page_asks_no_other_host_and_violates_no_policy(visitor: Visitor) -> None:

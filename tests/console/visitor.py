@@ -36,7 +36,9 @@ class Visitor:
         await self.page.goto(f"{self.server.url}/console/{place}")
 
     async def open_link(self) -> None:
+        """As `pilothouse demo` prints it; one click signs in."""
         await self.open(f"#token={quote(self.server.token)}")
+        await self.button(f"Sign in as {self.server.subject}").click()
         await expect(self.box).to_be_visible()
 
     @property

@@ -16,7 +16,8 @@ from pilothouse.errors import InvalidRequest, StartupError
 from pilothouse.kit.jsons import dumps
 
 _KEYS = ("model", "settings", "version", "description", "variables")
-_PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}")
+# Ends at the next pair of braces, so that no beginning is scanned from twice.
+_PLACEHOLDER = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*+)\}\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SETTINGS = TypeAdapter(dict[str, Any])
 _NUMBERS = {"temperature": (0.0, 2.0), "top_p": (0.0, 1.0), "max_tokens": (1, 10_000_000), "timeout": (0.001, 86_400)}
@@ -202,11 +203,14 @@ def _split(text: str, path: Path) -> tuple[str, str, int]:
 
 def _check_placeholders(body: str, first_line: int, variables: Mapping[str, str | None], path: Path) -> None:
     for number, line in enumerate(body.split("\n"), start=first_line):
+        done = 0
         for found in _PLACEHOLDER.finditer(line):
             name = found[1].strip()
-            if not _NAME.fullmatch(name):
+            begin = line.find("{{", done, found.start() + 2)
+            done = found.end()
+            if begin < found.start() or not _NAME.fullmatch(name):
                 raise StartupError(
-                    f"{path}:{number}: {found[0]} is no placeholder: write {{{{ name }}}}, nothing else."
+                    f"{path}:{number}: {line[begin:done]} is no placeholder: write {{{{ name }}}}, nothing else."
                 )
             if name not in variables:
                 known = ", ".join(variables) or "none"

@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from pilothouse.cli import audit, chaos, chat, cluster, db, demo, doctor, keys, replay, runs, serve, worker
-from pilothouse.cli.output import say
+from pilothouse.cli.output import complain, show
 from pilothouse.errors import PilothouseError, StartupError
 from pilothouse.version import VERSION
 
@@ -63,7 +63,7 @@ app.command("chaos")(chaos.chaos)
 @app.command("version")
 def version() -> None:
     """Print the version of Pilothouse."""
-    typer.echo(VERSION)
+    show(VERSION)
 
 
 def main() -> None:
@@ -71,8 +71,8 @@ def main() -> None:
     try:
         app()
     except StartupError as error:
-        say(error.message)
+        complain(error)
         sys.exit(2)
     except PilothouseError as error:
-        say(error.message)
+        complain(error)
         sys.exit(1)

@@ -107,7 +107,7 @@ class _OfflineStream(StreamedResponse):
                     tool_call_id=part.tool_call_id,
                 )
             elif isinstance(part, TextPart):
-                for word in re.findall(r"\s*\S+|\s+$", part.content):
+                for word in re.findall(r"\s*+\S++|\s++", part.content):
                     await asyncio.sleep(self.delay)
                     for event in self._parts_manager.handle_text_delta(vendor_part_id=index, content=word):
                         yield event

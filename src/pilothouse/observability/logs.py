@@ -2,19 +2,29 @@
 
 import json
 import logging
-import re
 import sys
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from types import TracebackType
 from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.types import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from pilothouse.kit import jsons
+from pilothouse.kit.masking import MASK, is_secret_name, mask_bounded, mask_text
+from pilothouse.kit.printable import escape_json, one_line, printable
+from pilothouse.observability.traces import render_exception
 from pilothouse.settings import LogSettings
 
-MASK = "***"
+__all__ = [
+    "configure_logging",
+    "get_logger",
+    "is_secret_name",
+    "mask_secrets",
+    "mask_text",
+    "render_json",
+]
 
 _CHATTY = (
     "aiosqlite",
@@ -29,15 +39,13 @@ _CHATTY = (
     "uvicorn.access",
     "websockets",
 )
-_SECRET_KEY = re.compile(r"secret|passw(or)?d|authorization|api[_-]?key|private[_-]?key|cookie|credential|token$")
-_SECRET_TEXT = re.compile(
-    r"(?<![A-Za-z0-9])(?:"
-    r"(?:ph_|sk-)[A-Za-z0-9_\-]{8,}"
-    r"|eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}(?:\.[A-Za-z0-9_\-]*)?"
-    r"|(?P<scheme>[Bb]earer[ .])[A-Za-z0-9._~+/=\-]{4,}"
-    r")"
-    r"|(?P<user>://[^\s:/@]*:)[^\s@/]+(?=@)"
-)
+_TEXT_CHARS = 8_000
+_TRACE_CHARS = 24_000
+_LINE_CHARS = 64_000
+_NAME_CHARS = 200
+_MOST_ITEMS = 100
+_LARGEST_INTEGER_BITS = 256
+_FIRST = frozenset({"event", "exception"})
 _DEEPEST = 6
 
 
@@ -63,25 +71,24 @@ def configure_logging(
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.StackInfoRenderer(),
-        structlog.processors.format_exc_info,
+        _render_trace,
     ]
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(
+    renderers: list[Processor] = [mask_secrets, render_json]
+    if pretty:
+        console = structlog.dev.ConsoleRenderer(
             colors=_is_terminal(out),
             exception_formatter=structlog.dev.plain_traceback,
             timestamp_key="time",
             pad_event_to=24,
         )
-        if pretty
-        else render_json
-    )
+        renderers = [mask_secrets, _write_out_controls, console]
     structlog.configure(
-        processors=[_add_logger_name, *shared, mask_secrets, renderer],
+        processors=[_add_logger_name, *shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *names: _Output(out, *names),
         cache_logger_on_first_use=True,
     )
-    _route_standard_library(out, level, shared, renderer)
+    _route_standard_library(out, level, shared, renderers)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -90,21 +97,16 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: hide values under secret names, and keys, tokens and passwords inside text."""
-    for key, value in event.items():
-        event[key] = _masked(key, value, 0)
+    """A structlog processor: hide values under secret names, and keys, tokens and passwords inside text.
+
+    The text of a value, the items of a collection and the whole line are bounded before they are looked at; what was
+    left out is said.
+    """
+    masker = _Masker()
+    # What happened comes first: large values must not take its room.
+    for key in sorted(event, key=_FIRST.__contains__, reverse=True):
+        event[key] = masker.value(key, event[key], 0, most=_TRACE_CHARS if key == "exception" else _TEXT_CHARS)
     return event
-
-
-def mask_text(text: str) -> str:
-    """`text` with our keys, provider keys, bearer tokens, JWTs and passwords in addresses replaced by `***`."""
-    return _SECRET_TEXT.sub(_replacement, text)
-
-
-@lru_cache(maxsize=2048)
-def is_secret_name(name: str) -> bool:
-    """Whether a value under this name is not to be shown: `api_key`, `accessToken`; not `input_tokens`."""
-    return _SECRET_KEY.search(name.lower()) is not None
 
 
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
@@ -112,7 +114,7 @@ def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     line = {"time": event.pop("time", None), "level": event.pop("level", None), "event": event.pop("event", None)}
     line.update(event)
     try:
-        return jsons.dumps(line)
+        return escape_json(jsons.dumps(line))
     except Exception:  # noqa: BLE001 - a lone surrogate, a cycle, a __str__ that raises: the line still comes out
         return json.dumps({key: _plain(value) for key, value in line.items()})
 
@@ -140,12 +142,14 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Ours, to be told from handlers of others."""
 
 
-def _route_standard_library(out: TextIO, level: int, shared: Sequence[Processor], renderer: Processor) -> None:
+def _route_standard_library(
+    out: TextIO, level: int, shared: Sequence[Processor], renderers: Sequence[Processor]
+) -> None:
     handler = _Handler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_add_record_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, mask_secrets, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()
@@ -173,33 +177,87 @@ def _add_record_name(_logger: WrappedLogger, _method: str, event: EventDict) -> 
     return event
 
 
-def _masked(key: str, value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
-    if is_secret_name(key):
-        return MASK
-    if isinstance(value, int | float):
-        return value
-    if isinstance(value, dict | list | tuple | set | frozenset):
-        return _masked_inside(value, depth + 1) if depth < _DEEPEST else "…"
-    return mask_text(value if isinstance(value, str) else _plain(value))
+def _render_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Turn `exc_info`, in each of the forms that logging takes, into the text `exception`."""
+    given = event.pop("exc_info", None)
+    if isinstance(given, tuple):
+        given = cast("tuple[type | None, BaseException | None, TracebackType | None]", given)[1]
+    elif given and not isinstance(given, BaseException):
+        given = sys.exc_info()[1]
+    if isinstance(given, BaseException):
+        event["exception"] = render_exception(given)
+    return event
 
 
-def _masked_inside(value: Any, depth: int) -> Any:
-    if isinstance(value, dict):
-        return {inner: _masked(str(inner), item, depth) for inner, item in cast("dict[Any, Any]", value).items()}
-    return [_masked("", item, depth) for item in value]
+def _write_out_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For people's eyes, one line is one line; only a trace has several. (Collections are shown as `repr` does.)"""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = printable(value) if key in {"exception", "stack"} else one_line(value)
+    return event
+
+
+class _Masker:
+    """The values of one line, with what is left of its bounds."""
+
+    def __init__(self) -> None:
+        self._left = _LINE_CHARS
+
+    def value(self, key: str, value: Any, depth: int, *, most: int = _TEXT_CHARS) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        if is_secret_name(key):
+            return MASK
+        if isinstance(value, float):
+            return value
+        if isinstance(value, int):
+            return value if value.bit_length() <= _LARGEST_INTEGER_BITS else f"<{value.bit_length()} bits>"
+        if isinstance(value, dict | list | tuple | set | frozenset):
+            return self._inside(value, depth + 1) if depth < _DEEPEST and self._left > 0 else "…"
+        return self._text(_plain(value), most)
+
+    def _text(self, text: str, most: int) -> str:
+        most = min(most, self._left)
+        if len(text) > most <= _NAME_CHARS:
+            return f"[{len(text)} characters left out]"
+        masked = mask_bounded(text, most)
+        self._left -= len(masked)
+        return masked
+
+    def _inside(self, value: Any, depth: int) -> Any:
+        if isinstance(value, dict):
+            members = cast("dict[Any, Any]", value)
+            shown = {
+                self._name(name): self.value(_plain(name), item, depth) for name, item in self._some(members.items())
+            }
+            return shown if len(members) <= len(shown) else {**shown, "…": f"{len(members) - len(shown)} more"}
+        items = cast("list[Any]", value)
+        if len(items) == 2 and isinstance(value, tuple) and isinstance(value[0], str | bytes):
+            return [self.value("", value[0], depth), self.value(_plain(value[0]), value[1], depth)]  # a header
+        shown_items = [self.value("", item, depth) for item in self._some(items)]
+        more = len(items) - len(shown_items)
+        return [*shown_items, f"… {more} more"] if more > 0 else shown_items
+
+    def _some(self, items: Iterable[Any]) -> Iterable[Any]:
+        for item in islice(items, _MOST_ITEMS):
+            if self._left <= 0:
+                return
+            self._left -= 2
+            yield item
+
+    def _name(self, name: Any) -> str:
+        return self._text(_plain(name), _NAME_CHARS)
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     try:
+        if isinstance(value, bytes | bytearray):
+            return repr(bytes(value[: 2 * _TRACE_CHARS]))
         return str(value)
     except Exception:  # noqa: BLE001 - someone's __str__
         return f"<{type(value).__name__}>"
-
-
-def _replacement(match: re.Match[str]) -> str:
-    return (match["scheme"] or match["user"] or "") + MASK
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -5,19 +5,15 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import cast, get_args
 
-import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from pilothouse.audit.record import Action, AuditRecord
 from pilothouse.audit.schemas import AuditEntry
 from pilothouse.audit.service import Audit, Wanted
 from pilothouse.cli.actions.database import configured_database
-from pilothouse.cli.output import plain
+from pilothouse.cli.output import add_row, show, show_json, show_table
 from pilothouse.errors import InvalidRequest
 from pilothouse.kit.clock import to_datetime
-from pilothouse.kit.jsons import dumps
 from pilothouse.settings import load_settings
 
 _PAGE = 500
@@ -44,15 +40,15 @@ def show_audit(
     )
     records = asyncio.run(_read(wanted, limit))
     if as_json:
-        typer.echo(dumps([AuditEntry.of(record).model_dump(mode="json") for record in records]))
+        show_json([AuditEntry.of(record).model_dump(mode="json") for record in records])
         return
     if not records:
-        typer.echo("There are no such records.")
+        show("There are no such records.")
         return
     table = Table("time", "tenant", "subject", "credential", "action", "outcome", "object", "count", "from")
     for record in records:
-        table.add_row(*(Text(plain(cell)) for cell in _cells(record)))
-    Console().print(table)
+        add_row(table, *_cells(record))
+    show_table(table)
 
 
 def _cells(record: AuditRecord) -> list[str]:

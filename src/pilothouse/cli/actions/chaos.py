@@ -9,11 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import typer
 from pydantic_ai import Agent
 
 from pilothouse.app import Pilothouse
-from pilothouse.cli.output import say
+from pilothouse.cli.output import say, show
 from pilothouse.settings import load_settings
 from pilothouse.testing.chaos import ChaosPlan, Outcome, run_chaos
 from pilothouse.testing.chaos.agent import ChaosTools
@@ -68,7 +67,7 @@ def run_chaos_command(
     )
     outcome = asyncio.run(run_chaos(plan))
     figures = {"mode": "cluster" if in_cluster else "embedded", "kinds": faults, "seed": seed, **outcome.figures}
-    typer.echo(as_text(figures))
+    show(as_text(figures))
     _tell(outcome, folder, seed=seed)
     if json_out is not None:
         broken = [{"promise": v.promise, "what": v.what, "where": v.where} for v in outcome.violations]

@@ -3,14 +3,11 @@
 import asyncio
 import os
 import signal
-import sys
 from pathlib import Path
-
-import typer
 
 from pilothouse.app import Pilothouse
 from pilothouse.cli.actions.demo import create_demo_app
-from pilothouse.cli.output import say
+from pilothouse.cli.output import say, show
 from pilothouse.settings import load_settings
 from pilothouse.testing.cluster import Child, Cluster, ClusterPlan
 
@@ -67,11 +64,11 @@ async def _tell(child: Child) -> None:
 
 def _welcome(cluster: Cluster, data_dir: Path) -> None:
     for node in cluster.nodes:
-        typer.echo(f"{node.name}: {node.url}  (pid {node.pid})")
+        show(f"{node.name}: {node.url}  (pid {node.pid})")
     for worker in cluster.workers:
-        typer.echo(f"{worker.name}: executes only  (pid {worker.pid})")
+        show(f"{worker.name}: executes only  (pid {worker.pid})")
     first = cluster.nodes[0].url
-    typer.echo(
+    show(
         f"PostgreSQL: {cluster.postgres.url}  (pid {cluster.postgres.pid})\n"
         f"Valkey: {cluster.valkey.url}  (pid {cluster.valkey.pid})\n"
         f"token: {cluster.token}\n\n"
@@ -79,4 +76,3 @@ def _welcome(cluster: Cluster, data_dir: Path) -> None:
         f"Console:    {first}/console/#token={cluster.token}\n"
         f"Ctrl-C stops it. Data and logs are in {data_dir.absolute()}"
     )
-    sys.stdout.flush()

@@ -3,10 +3,10 @@
 import asyncio
 from pathlib import Path
 
-import typer
 from sqlalchemy import make_url
 
 from pilothouse.cli.actions.database import opened_database
+from pilothouse.cli.output import show
 from pilothouse.db.migrate import schema_versions, upgrade_schema
 from pilothouse.engine.folder import FolderLock
 from pilothouse.settings import Settings, load_settings
@@ -19,7 +19,7 @@ def upgrade() -> None:
         StartupError: the database can't be used, or a server uses the folder while there is something to change.
     """
     before, after = asyncio.run(_upgrade(load_settings()))
-    typer.echo(f"The database is at version {after} already." if before == after else _told(before, after))
+    show(f"The database is at version {after} already." if before == after else _told(before, after))
 
 
 def _told(before: str | None, after: str) -> str:

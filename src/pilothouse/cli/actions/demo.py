@@ -2,16 +2,14 @@
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from pilothouse.app import Pilothouse, Services
 from pilothouse.cli.actions.listen import bind
 from pilothouse.cli.actions.serving import run_app
+from pilothouse.cli.output import show
 from pilothouse.demo import PROMPT, OfflineModel, Shop, ShopTools, demo_model, support_agent
 from pilothouse.identity.demo import ensure_local_key
 from pilothouse.identity.service import is_loopback
@@ -72,7 +70,7 @@ def _welcome(url: str, token: str, app: Pilothouse) -> None:
     offline = isinstance(agent.model, OfflineModel)
     model = "a scripted offline model; set OPENAI_API_KEY or ANTHROPIC_API_KEY for a real one"
     body = json.dumps({"message": "Where is order 1042?"})
-    typer.echo(
+    show(
         f"Pilothouse is listening on {url}\n"
         f"console: {url}/console/#token={token}\n"
         f"token: {token}\n"
@@ -82,4 +80,3 @@ def _welcome(url: str, token: str, app: Pilothouse) -> None:
         f"-H 'Content-Type: application/json' -d '{body}'\n\n"
         f"Ctrl-C stops it. Its data is in {app.settings.data.dir.absolute()}"
     )
-    sys.stdout.flush()

@@ -5,7 +5,6 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import typer
 from sqlalchemy import make_url
 
 from pilothouse.app import Pilothouse
@@ -13,7 +12,7 @@ from pilothouse.cli.actions.database import opened_database
 from pilothouse.cli.actions.listen import bind
 from pilothouse.cli.actions.redis import ping_redis
 from pilothouse.cli.actions.target import load_target
-from pilothouse.cli.output import plain
+from pilothouse.cli.output import show_finding
 from pilothouse.db import Database
 from pilothouse.db.migrate import schema_versions
 from pilothouse.errors import PilothouseError, StartupError
@@ -63,8 +62,7 @@ class _Examination:
 
     def _tell(self, name: str, text: str, *, well: bool) -> None:
         self._problems += not well
-        mark = typer.style("ok     ", fg="green") if well else typer.style("problem", fg="red")
-        typer.echo(f"{mark}  {name}: {plain(text)}")
+        show_finding(f"{name}: {text}", well=well)
 
     async def _settings(self) -> Settings | None:
         try:

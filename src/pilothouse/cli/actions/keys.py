@@ -7,19 +7,17 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
 from pilothouse.audit.record import Action
 from pilothouse.audit.service import Audit, operator_record
 from pilothouse.cli.actions.database import configured_database
-from pilothouse.cli.output import plain, say
+from pilothouse.cli.output import add_row, plain, say, show, show_json, show_table
 from pilothouse.db import Database
 from pilothouse.errors import InvalidRequest
 from pilothouse.identity.keys import ApiKey, Keys
 from pilothouse.identity.principal import USER_SCOPES, Principal
-from pilothouse.kit.jsons import dumps
+from pilothouse.kit.printable import one_line
 from pilothouse.settings import load_settings
 
 _PAGE = 100
@@ -40,7 +38,7 @@ def create_key(name: str, *, subject: str, tenant: str, scopes: str | None, expi
     until = f" until {_day(key.expires_at)}" if key.expires_at else ""
     say(f"Made key {key.id} for {subject} of tenant {tenant}{until}. It may: {', '.join(key.scopes)}.")
     say("This is its token. Keep it now; it can't be shown again:")
-    typer.echo(token)
+    show(token)
 
 
 def list_keys(tenant: str, *, as_json: bool) -> None:
@@ -51,10 +49,10 @@ def list_keys(tenant: str, *, as_json: bool) -> None:
     """
     keys = asyncio.run(_list(_owner(tenant, "cli")))
     if as_json:
-        typer.echo(dumps([_document(key) for key in keys]))
+        show_json([_document(key) for key in keys])
         return
     if not keys:
-        typer.echo(f"Tenant {plain(tenant)} has no keys.")
+        show(f"Tenant {plain(tenant)} has no keys.")
         return
     table = Table(
         "key", "name", "begins with", "subject", "scopes", "made with", "created", "expires", "last used", "state"
@@ -63,17 +61,18 @@ def list_keys(tenant: str, *, as_json: bool) -> None:
     for key in keys:
         state = "revoked" if key.revoked_at else "usable" if key.usable(now) else "expired"
         days = [_day(at) for at in (key.created_at, key.expires_at, key.last_used_at)]
-        table.add_row(
+        add_row(
+            table,
             key.id,
-            plain(key.name),
+            one_line(key.name),
             key.prefix,
-            plain(key.owner),
+            one_line(key.owner),
             ", ".join(key.scopes),
             key.parent_id or "",
             *days,
             state,
         )
-    Console().print(table)
+    show_table(table)
 
 
 def revoke_key(key_id: str, *, tenant: str) -> None:
@@ -84,7 +83,7 @@ def revoke_key(key_id: str, *, tenant: str) -> None:
         StartupError: the database can't be used.
     """
     key = asyncio.run(_revoke(_owner(tenant, "cli"), key_id))
-    typer.echo(
+    show(
         f"Revoked key {key.id} ({plain(key.name)}) and what was made with it. Running servers refuse it within five "
         "seconds."
     )

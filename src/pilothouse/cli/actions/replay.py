@@ -9,8 +9,7 @@ import typer
 from pilothouse.app import Pilothouse
 from pilothouse.cli.actions.database import configured_database
 from pilothouse.cli.actions.target import load_target
-from pilothouse.cli.output import plain
-from pilothouse.kit.jsons import dumps
+from pilothouse.cli.output import plain, show, show_json
 from pilothouse.runs.replay import Replayed, replay
 
 
@@ -23,7 +22,10 @@ def replay_run(run_id: str, target: str, *, ignore: Collection[str], as_json: bo
         typer.Exit: with 1 where there is a difference.
     """
     replayed = asyncio.run(_replay(load_target(target), run_id, ignore))
-    typer.echo(dumps(asdict(replayed)) if as_json else _text(replayed))
+    if as_json:
+        show_json(asdict(replayed))
+    else:
+        show(_text(replayed))
     if replayed.difference is not None:
         raise typer.Exit(1)
 

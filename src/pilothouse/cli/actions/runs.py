@@ -4,15 +4,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pilothouse.cli.actions.client import ServerClient, find_token
 from pilothouse.cli.actions.screen import effects
-from pilothouse.cli.output import plain
+from pilothouse.cli.output import add_row, plain, show, show_json, show_table
 from pilothouse.kit.jsons import dumps
+from pilothouse.kit.printable import one_line
 
 _COLOURS = {
     "completed": "green",
@@ -27,13 +26,17 @@ def list_runs(url: str, token: str | None, filters: Mapping[str, Any], *, as_jso
     """Print a page of runs."""
     page = asyncio.run(_get(url, token, "/v1/runs", filters))
     if as_json:
-        typer.echo(dumps(page))
+        show_json(page)
+        return
+    if not page["items"]:
+        show("No runs.")
         return
     table = _table("run", "agent", "state", "created", "took", "steps", "tokens", "cost")
     for run in page["items"]:
-        table.add_row(
-            plain(run["id"]),
-            plain(run["agent"]),
+        add_row(
+            table,
+            one_line(run["id"]),
+            one_line(run["agent"]),
             _state(run["state"]),
             _time(run["created_at"]),
             _took(run["duration_ms"]),
@@ -41,49 +44,53 @@ def list_runs(url: str, token: str | None, filters: Mapping[str, Any], *, as_jso
             _tokens(run["usage"]),
             _cost(run["cost_usd"]),
         )
-    _print(table if page["items"] else "No runs.")
+    show_table(table)
 
 
 def show_run(url: str, token: str | None, run_id: str, *, as_json: bool) -> None:
     """Print a run and its steps."""
     run = asyncio.run(_get(url, token, f"/v1/runs/{run_id}"))
     if as_json:
-        typer.echo(dumps(run))
+        show_json(run)
         return
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(run).items():
-        facts.add_row(Text(name, style="dim"), value)
-    _print(facts)
+        add_row(facts, Text(name, style="dim"), value)
+    show_table(facts)
     steps = _table("#", "step", "state", "took", "tokens", "cost")
     steps.add_column("what", overflow="fold")
     for step in run["steps"]:
-        steps.add_row(
+        add_row(
+            steps,
             str(step["number"]),
-            plain(f"{step['kind']} {step['name']}"),
+            one_line(f"{step['kind']} {step['name']}"),
             _state(step["state"]),
             _took(step["duration_ms"]),
             _tokens(step) if step["kind"] == "model" else "",
             _cost(step["cost_usd"]) if step["kind"] == "model" else "",
             _short(_what(step)),
         )
-    _print(steps)
+    show_table(steps)
 
 
 def cancel_run(url: str, token: str | None, run_id: str, *, as_json: bool) -> None:
     """Stop a run and print what became of it."""
     done = asyncio.run(_post(url, token, f"/v1/runs/{run_id}/cancel"))
     if as_json:
-        typer.echo(dumps(done))
+        show_json(done)
     elif done["already_finished"]:
-        typer.echo(f"It had ended before: {done['state']}.")
+        show(f"It had ended before: {done['state']}.")
     else:
-        typer.echo(plain(effects(done["took_effect"])))
+        show(effects(done["took_effect"]))
 
 
 def release_run(url: str, token: str | None, run_id: str, *, as_json: bool) -> None:
     """Let a parked run go on and print that it does."""
     run = asyncio.run(_post(url, token, f"/v1/runs/{run_id}/release"))
-    typer.echo(dumps(run) if as_json else f"It goes on. Follow it with: pilothouse runs show {plain(run['run_id'])}")
+    if as_json:
+        show_json(run)
+    else:
+        show(f"It goes on. Follow it with: pilothouse runs show {run['run_id']}")
 
 
 async def _get(url: str, token: str | None, path: str, query: Mapping[str, Any] | None = None) -> Any:
@@ -128,15 +135,8 @@ def _table(*headers: str) -> Table:
     return table
 
 
-def _print(thing: Table | str) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # in a pipe nothing is cut
-    console.print(thing)
-
-
 def _state(state: str) -> Text:
-    return Text(plain(state), style=_COLOURS.get(state, ""), no_wrap=True)
+    return Text(one_line(state), style=_COLOURS.get(state, ""), no_wrap=True)
 
 
 def _time(text: str | None) -> str:
@@ -158,5 +158,5 @@ def _cost(usd: str | None) -> str:
 
 
 def _short(text: str) -> Text:
-    line = " ".join(plain(text).split())
+    line = plain(" ".join(text.split()))
     return Text(line if len(line) <= 120 else line[:119] + "…")

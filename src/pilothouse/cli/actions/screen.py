@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from pilothouse.cli.actions.sse import Event
 from pilothouse.cli.output import plain
 from pilothouse.kit.jsons import dumps
+from pilothouse.kit.printable import one_line
 
 _SHORT = 100
 _DIM, _RED, _END = "\x1b[2m", "\x1b[31m", "\x1b[0m"
@@ -27,7 +28,7 @@ class Screen:
         self._remarks = out if self._live else remarks
         self._colours = self._remarks.isatty() and not os.environ.get("NO_COLOR")
         self._began = time.monotonic()
-        self._shown: dict[int, str] = {}
+        self._shown: set[int] = set()  # steps of which text was written
         self._fresh = True  # the cursor is at the beginning of a line
         self._model: str | None = None
 
@@ -46,18 +47,20 @@ class Screen:
 
     def _on_text_delta(self, data: dict[str, Any]) -> None:
         if self._live:
-            self._shown[data["step"]] = self._shown.get(data["step"], "") + data["text"]
+            if data["text"]:
+                self._shown.add(data["step"])
             self._write(data["text"])
 
     def _on_step_restarted(self, data: dict[str, Any]) -> None:
-        if self._shown.pop(data["step"], ""):
+        if data["step"] in self._shown:
+            self._shown.discard(data["step"])
             self.remark("(The answer was interrupted and begins again.)")
 
     def _on_message(self, data: dict[str, Any]) -> None:
         """The step's whole answer: in a pipe the only one, in a terminal for what did not come as deltas."""
         self._model = data.get("model") or self._model
         text = data.get("text") or ""
-        if not self._shown.get(data["step"]) and text:
+        if data["step"] not in self._shown and text:
             self._write(text)
         if text:
             self._new_line()
@@ -65,13 +68,15 @@ class Screen:
     def _on_tool_started(self, data: dict[str, Any]) -> None:
         arguments = data.get("arguments")
         shown = arguments if isinstance(arguments, str) else dumps(arguments or {})
-        self.remark(f"  → {data['name']} {_short(shown)}")
+        self.remark(f"  → {one_line(str(data['name']))} {_short(shown)}")
 
     def _on_tool_finished(self, data: dict[str, Any]) -> None:
         status = "" if data["status"] == "ok" else f"{data['status']}: "
         error = data.get("error")
-        told = (error.get("message") if isinstance(error, dict) else error) or data.get("result") or ""  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        self.remark(f"  ← {data['name']} {status}{_short(str(told))} ({data.get('duration_ms') or 0} ms)")  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(error, dict):
+            error = cast("dict[str, Any]", error).get("message")
+        told = _short(str(error or data.get("result") or ""))
+        self.remark(f"  ← {one_line(str(data['name']))} {status}{told} ({data.get('duration_ms') or 0} ms)")
 
     def _on_run_completed(self, data: dict[str, Any]) -> None:
         if data.get("output") is not None:
@@ -113,7 +118,8 @@ def effects(took_effect: list[dict[str, Any]]) -> str:
     if not took_effect:
         return "Stopped. Nothing had taken effect."
     done = [
-        f"{item.get('tool')}{' (not known whether it was done)' if item.get('status') == 'in_doubt' else ''}"
+        one_line(str(item.get("tool")))
+        + (" (not known whether it was done)" if item.get("status") == "in_doubt" else "")
         for item in took_effect
     ]
     return f"Stopped. Already done, and not undone: {', '.join(done)}."

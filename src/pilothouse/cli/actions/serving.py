@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import typer
 import uvicorn
 from pydantic_ai.exceptions import UserError
 from uvicorn.supervisors import ChangeReload
@@ -22,7 +21,7 @@ from uvicorn.supervisors import ChangeReload
 from pilothouse.app import Pilothouse, Services
 from pilothouse.cli.actions.listen import bind, refusal, url_of
 from pilothouse.cli.actions.target import load_target
-from pilothouse.cli.output import say
+from pilothouse.cli.output import complain, say, show
 from pilothouse.errors import PilothouseError, StartupError
 from pilothouse.server import Server, ServerConfig
 from pilothouse.settings import load_settings
@@ -159,8 +158,7 @@ def _config(app: Pilothouse) -> ServerConfig:
 
 
 def _announce(url: str) -> None:
-    typer.echo(f"Listening on {url}")
-    sys.stdout.flush()
+    show(f"Listening on {url}")
 
 
 def _application(options: Options) -> Pilothouse:
@@ -192,7 +190,7 @@ def _serve_in_child(options: Options, sockets: list[socket.socket] | None = None
     try:
         run_app(_application(options), listener, host=options.host)
     except StartupError as error:
-        say(error.message)
+        complain(error)
         sys.exit(2)
 
 

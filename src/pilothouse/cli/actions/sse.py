@@ -25,10 +25,14 @@ class Event:
 
 async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
     """The events of a byte stream, each as soon as it is whole; one that is cut off is left out."""
-    rest = b""
-    fields: dict[str, str] = {}
+    pending: list[bytes] = []  # of a line without its end: joined once, however many chunks it takes
+    fields: dict[str, list[str]] = {}
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
+        *lines, rest = chunk.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*pending, lines[0]])
+            pending.clear()
+        pending.append(rest)
         for raw in lines:
             line = raw.rstrip(b"\r").decode("utf-8", "replace")
             if line:
@@ -40,20 +44,20 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
                     yield event
 
 
-def _take(line: str, fields: dict[str, str]) -> None:
+def _take(line: str, fields: dict[str, list[str]]) -> None:
     name, _, value = line.partition(":")
     value = value.removeprefix(" ")
-    if name == "data" and "data" in fields:
-        fields["data"] += "\n" + value
-    elif name:  # a line that begins with a colon is a heartbeat
-        fields[name] = value
+    if name == "data":
+        fields.setdefault(name, []).append(value)
+    elif name in {"id", "event"}:  # a line that begins with a colon is a heartbeat
+        fields[name] = [value]
 
 
-def _made(fields: dict[str, str]) -> Event | None:
+def _made(fields: dict[str, list[str]]) -> Event | None:
     try:
-        data = loads(fields["data"])
+        data = loads("\n".join(fields["data"]))
     except (KeyError, ValueError):
         return None
     if not isinstance(data, dict):
         return None
-    return Event(fields.get("id", ""), fields.get("event", ""), cast("dict[str, Any]", data))
+    return Event("".join(fields.get("id", [])), "".join(fields.get("event", [])), cast("dict[str, Any]", data))

@@ -11,10 +11,11 @@ from typing import Any
 from pilothouse.cli.actions.client import Dropped, EventStream, Refused, ServerClient, find_token
 from pilothouse.cli.actions.screen import Screen, effects
 from pilothouse.cli.actions.sse import Event
-from pilothouse.cli.output import in_terminal, plain, say
+from pilothouse.cli.output import complain, in_terminal, plain, say
 from pilothouse.errors import PilothouseError, Unavailable
 from pilothouse.kit.ids import new_id
 from pilothouse.kit.jsons import dumps
+from pilothouse.kit.printable import one_line
 
 _GIVE_UP_SECONDS = 60
 _LONGEST_PAUSE = 3.0
@@ -66,14 +67,14 @@ def _converse(runner: asyncio.Runner, chat: "Chat") -> int:
         except KeyboardInterrupt:
             return 130
         except PilothouseError as error:
-            say(error.message)
+            complain(error)
             if isinstance(error, Refused) and error.status == 401:
                 return 1
 
 
 def _ask(question: str) -> bool:
     try:
-        return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+        return input(f"{plain(question)} [y/N] ").strip().lower() in {"y", "yes"}
     except (EOFError, KeyboardInterrupt):
         return False
 
@@ -94,8 +95,8 @@ class Chat:
             if error.status != 403:
                 raise
             return f"Connected to {self._client.url}. Ctrl-D ends."
-        agents = [plain(str(item["name"])) for item in page["items"]]
-        default = [str(item["name"]) for item in page["items"] if item["default"]]
+        agents = [one_line(str(item["name"])) for item in page["items"]]
+        default = [one_line(str(item["name"])) for item in page["items"] if item["default"]]
         who = self._agent or (default[0] if default else None)
         if who is None and self._conversation_id is None:
             raise Refused(f"The server has several agents. Choose one with --agent: {', '.join(agents) or 'none'}.")
@@ -208,7 +209,7 @@ class _Answer:
         self.conversation_id = self.conversation_id or stream.conversation_id
 
     async def _decide(self, event: Event) -> None:
-        name, arguments = plain(str(event.data["name"])), plain(dumps(event.data.get("arguments")))
+        name, arguments = one_line(str(event.data["name"])), plain(dumps(event.data.get("arguments")))
         if self._ask is None:
             raise Refused(
                 f"The run waits for a person to allow {name} {arguments}. "

@@ -2,13 +2,12 @@
 
 import asyncio
 import signal
-import sys
 
-import typer
 from sqlalchemy import make_url
 
 from pilothouse.app import Pilothouse
 from pilothouse.cli.actions.target import load_target
+from pilothouse.cli.output import show
 from pilothouse.errors import StartupError
 from pilothouse.kit.collector import calm_collector
 
@@ -35,6 +34,5 @@ async def _work(app: Pilothouse) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with app.running():
         with calm_collector():
-            typer.echo("Working. Ctrl-C stops it in order.")
-            sys.stdout.flush()
+            show("Working. Ctrl-C stops it in order.")
             await stopping.wait()

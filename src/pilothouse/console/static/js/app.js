@@ -6,10 +6,10 @@ import { ChatRoom } from "./rooms/chat.js";
 import { ConversationsRoom } from "./rooms/conversations.js";
 import { RunRoom } from "./rooms/run.js";
 import { RunsRoom } from "./rooms/runs.js";
-import { SignInRoom } from "./rooms/signin.js";
+import { LinkRoom, SignInRoom } from "./rooms/signin.js";
 import { forget, keep, takeTokenFromAddress, token } from "./session.js";
 import { Shell } from "./shell.js";
-import { confirmDialog, notice, skeleton, toast } from "./ui.js";
+import { notice, skeleton, toast } from "./ui.js";
 
 const root = document.getElementById("app");
 let shell = null;
@@ -58,19 +58,32 @@ function leave(message) {
   room.entered();
 }
 
-/** A link may carry a token. It must not swap a person's account unseen, so a sign-in that works is only replaced on request. */
+/**
+ * A link may carry a token. It must not sign anybody in unseen, neither over another account nor where nobody is signed in:
+ * what is typed then would belong to whoever made the link. Until the person agrees it is kept nowhere.
+ */
 async function takeLink() {
   const given = takeTokenFromAddress();
-  if (!given || given === token()) return;
+  if (!given || given === token()) return null;
   const [now, next] = await Promise.all([whoIs(token()), whoIs(given)]);
-  if (now && !next) {
-    toast("The link's token is not accepted. You are still signed in as before.");
-    return;
+  if (!next) {
+    if (now) toast("The link's token is not accepted. You are still signed in as before.");
+    return now ? null : "The server does not accept the token of this link. It may be expired or revoked.";
   }
-  const other = now && (now.subject !== next.subject || now.tenant !== next.tenant);
-  const text = `You are signed in as ${now?.subject}. This link signs in as ${next?.subject}.`;
-  if (other && !(await confirmDialog({ title: "Sign in as someone else?", text, action: "Sign in" }))) return;
-  keep(given, false);
+  const same = now && now.subject === next.subject && now.tenant === next.tenant;
+  if (same || (await agrees({ now, next }))) keep(given, false);
+  return null;
+}
+
+function agrees({ now, next }) {
+  shell?.dispose();
+  shell = null;
+  document.title = "Sign in · Pilothouse";
+  return new Promise((resolve) => {
+    const room = new LinkRoom({ now, next, onAccept: () => resolve(true), onDecline: () => resolve(false) });
+    root.replaceChildren(room.element);
+    room.entered();
+  });
 }
 
 /** Null where the token is not accepted; an empty one asks without. */
@@ -81,12 +94,12 @@ async function whoIs(someone) {
 
 async function start() {
   root.replaceChildren(skeleton(3));
-  await takeLink();
+  const refused = await takeLink();
   if (!token()) {
     // A server on one's own machine may let people in without one.
     const me = await whoIs("");
     if (me) await enter(me);
-    else leave(null);
+    else leave(refused);
     return;
   }
   try {

@@ -16,7 +16,7 @@ export function cost(usd) {
   const value = Number(usd);
   if (value === 0) return "$0";
   if (value < 0.000001) return "< $0.000001";
-  return `$${value >= 1 ? value.toFixed(2) : value.toFixed(6).replace(/0+$/, "").replace(/(\.\d)$/, "$10")}`;
+  return `$${value >= 1 ? value.toFixed(2) : String(Number(value.toFixed(6))).replace(/(\.\d)$/, "$10")}`;
 }
 
 export function count(number) {

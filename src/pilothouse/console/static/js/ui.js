@@ -1,13 +1,29 @@
 // Small pieces every room uses: dialogs, notices, empty states, skeletons, copying, downloads.
 
 import { h, icon, iconButton } from "./dom.js";
+import { count } from "./format.js";
 import { stateWord } from "./shapes.js";
+
+const LONG_TEXT = 20_000;
+const LONGEST_SAID = 1000;
 
 /** Tells screen readers, politely, at most one sentence at a time. */
 export function announce(text) {
-  const line = h("p", null, text);
+  const line = h("p", null, text.slice(0, LONGEST_SAID));
   document.getElementById("announcer").append(line);
   setTimeout(() => line.remove(), 8000);
+}
+
+/** Text in `node`; of a very long one the beginning, and a button behind the node that shows all of it. */
+export function longText(node, text) {
+  const isCut = text.length > LONG_TEXT;
+  node.textContent = isCut ? `${text.slice(0, LONG_TEXT)}…` : text;
+  const all = () => {
+    node.textContent = text;
+    button.remove();
+  };
+  const button = h("button", { type: "button", class: "button small more-text", hidden: !isCut, onclick: all }, `Show all (${count(text.length)} characters)`);
+  return isCut ? [node, button] : [node];
 }
 
 export function toast(text) {

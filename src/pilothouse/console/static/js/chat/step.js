@@ -2,19 +2,23 @@
 
 import { h, icon, toggle } from "../dom.js";
 import { GrowingMarkdown } from "../markdown/markdown.js";
-import { announce } from "../ui.js";
+import { announce, longText } from "../ui.js";
 import { Smooth } from "./smooth.js";
+
+const LIVE_REASONING = 20_000;
 
 export class StepView {
   constructor({ live }) {
     this.live = live;
     this.whole = false;
     this.source = "";
+    this.thoughtLength = 0;
     this.prose = new GrowingMarkdown(live ? announce : undefined);
     this.smooth = new Smooth((text, finished) => this.prose.set(text, finished));
     this.thought = h("div", { class: "reasoning-text", dir: "auto" });
+    this.thoughts = h("div", null, this.thought);
     this.label = h("span", null, "Reasoning");
-    this.reasoning = h("details", { class: "reasoning", hidden: true }, h("summary", null, icon("spark"), this.label, icon("chevron")), this.thought);
+    this.reasoning = h("details", { class: "reasoning", hidden: true }, h("summary", null, icon("spark"), this.label, icon("chevron")), this.thoughts);
     this.tools = h("div", { class: "tools" });
     this.element = h("section", { class: "step" }, this.reasoning, this.prose.element, this.tools);
   }
@@ -29,7 +33,9 @@ export class StepView {
     toggle(this.reasoning, true);
     this.label.textContent = "Reasoning…";
     this.reasoning.classList.add("busy");
-    this.thought.append(text);
+    // What is longer is shown when it is whole, on request.
+    this.thoughtLength += text.length;
+    if (this.thoughtLength <= LIVE_REASONING) this.thought.append(text);
   }
 
   /** Forgets the partial text: the step begins again. */
@@ -37,6 +43,7 @@ export class StepView {
     this.source = "";
     this.smooth.clear();
     this.thought.replaceChildren();
+    this.thoughtLength = 0;
     toggle(this.reasoning, false);
   }
 
@@ -44,7 +51,7 @@ export class StepView {
   finish(text, reasoning) {
     this.whole = true;
     this.source = text;
-    if (reasoning) this.thought.textContent = reasoning;
+    if (reasoning) this.thoughts.replaceChildren(...longText(this.thought, reasoning));
     toggle(this.reasoning, Boolean(reasoning) || this.thought.textContent !== "");
     this.#reasoned();
     this.smooth.finish(text);

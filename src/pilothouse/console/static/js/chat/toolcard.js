@@ -2,7 +2,7 @@
 
 import { h, icon, toggle } from "../dom.js";
 import { brief, duration, pretty } from "../format.js";
-import { copyButton, toast } from "../ui.js";
+import { copyButton, longText, toast } from "../ui.js";
 
 const WORDS = {
   asked: "Asked for",
@@ -118,11 +118,14 @@ export class ToolCard {
 }
 
 function section(title) {
+  let whole = "";
   const text = h("pre", { tabindex: 0, dir: "auto" });
-  const head = h("div", { class: "tool-head" }, h("span", null, title), copyButton(() => text.textContent, `Copy ${title.toLowerCase()}`));
-  const element = h("div", { class: "tool-section", hidden: true }, head, text);
+  const holder = h("div", null, text);
+  const head = h("div", { class: "tool-head" }, h("span", null, title), copyButton(() => whole, `Copy ${title.toLowerCase()}`));
+  const element = h("div", { class: "tool-section", hidden: true }, head, holder);
   const set = (value) => {
-    text.textContent = value;
+    whole = value;
+    holder.replaceChildren(...longText(text, value));
     toggle(element, value !== "" && value !== "{}");
   };
   return { element, set };

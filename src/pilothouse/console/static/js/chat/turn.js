@@ -1,6 +1,7 @@
 // A message of the person and the answer to it.
 
 import { h, icon } from "../dom.js";
+import { longText } from "../ui.js";
 import { AnswerView } from "./answer.js";
 
 export class TurnView {
@@ -25,5 +26,5 @@ function userBubble({ text, attachments = [] }) {
   const files = attachments.map((file) =>
     h("li", { class: "chip" }, file.data && file.media_type?.startsWith("image/") ? h("img", { src: `data:${file.media_type};base64,${file.data}`, alt: "" }) : icon("file"), h("span", { class: "chip-name" }, file.name ?? file.media_type)),
   );
-  return h("article", { class: "user", "aria-label": "You" }, files.length > 0 && h("ul", { class: "chips" }, ...files), h("div", { class: "bubble", dir: "auto" }, text));
+  return h("article", { class: "user", "aria-label": "You" }, files.length > 0 && h("ul", { class: "chips" }, ...files), longText(h("div", { class: "bubble", dir: "auto" }), text));
 }

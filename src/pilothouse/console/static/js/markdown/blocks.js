@@ -1,11 +1,16 @@
 // Markdown lines to blocks: a plain subset of CommonMark with tables. Raw HTML is text.
+//
+// Models write what they like, so every line is read in time that grows with its length only: the expressions have no two
+// parts next to each other that may take the same characters.
 
-const FENCE = /^( {0,3})(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})(?:\s+(.*?))?(?:\s+#+)?\s*$/;
+const FENCE = /^( {0,3})(`{3,}(?!`)|~{3,}(?!~))([^`]*)$/;
+const HEADING = /^ {0,3}(#{1,6})(?:\s|$)/;
 const RULE = /^ {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?:( +)(.*)|)$/;
-const DIVIDER = /^ {0,3}\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
+const DIVIDER_CELL = /^:?-+:?$/;
+const MOST_COLUMNS = 100;
+const FILLED_COLUMNS = 12;
 const DEEPEST = 8;
 
 /**
@@ -32,7 +37,7 @@ function readBlock(lines, at, depth) {
   const line = lines[at];
   if (FENCE.test(line)) return readFence(lines, at);
   const heading = HEADING.exec(line);
-  if (heading) return [{ kind: "heading", level: heading[1].length, text: heading[2] ?? "" }, at + 1];
+  if (heading) return [{ kind: "heading", level: heading[1].length, text: headingText(line.slice(heading[0].length)) }, at + 1];
   if (RULE.test(line)) return [{ kind: "rule" }, at + 1];
   if (depth < DEEPEST && QUOTE.test(line)) return readQuote(lines, at, depth);
   if (depth < DEEPEST && ITEM.test(line)) return readList(lines, at, depth);
@@ -40,17 +45,34 @@ function readBlock(lines, at, depth) {
   return readParagraph(lines, at);
 }
 
+/** Without the marks that may close a heading: `# Title ##`. */
+function headingText(rest) {
+  const text = rest.trim();
+  const open = trimEnd(text, "#");
+  return open === "" || /\s$/.test(open.slice(-1)) ? open.trimEnd() : text;
+}
+
 function readFence(lines, at) {
   const [, indent, mark, info] = FENCE.exec(lines[at]);
-  const closing = new RegExp(`^ {0,3}${mark[0]}{${mark.length},}\\s*$`);
   const body = [];
   let next = at + 1;
-  while (next < lines.length && !closing.test(lines[next])) {
-    body.push(lines[next].replace(new RegExp(`^ {0,${indent.length}}`), ""));
+  while (next < lines.length && !closesFence(lines[next], mark)) {
+    body.push(lines[next].slice(Math.min(indentOf(lines[next]), indent.length)));
     next += 1;
   }
   const closed = next < lines.length;
-  return [{ kind: "code", language: info.trim().split(/\s/)[0], text: body.join("\n"), closed }, next + (closed ? 1 : 0)];
+  return [{ kind: "code", language: info.trim().split(/\s/, 1)[0], text: body.join("\n"), closed }, next + (closed ? 1 : 0)];
+}
+
+function closesFence(line, mark) {
+  const marks = line.trim();
+  return marks.length >= mark.length && indentOf(line) <= 3 && trimEnd(marks, mark[0]) === "";
+}
+
+function trimEnd(text, char) {
+  let end = text.length;
+  while (end > 0 && text[end - 1] === char) end -= 1;
+  return text.slice(0, end);
 }
 
 function readQuote(lines, at, depth) {
@@ -111,20 +133,27 @@ function indentOf(line) {
 }
 
 function startsTable(lines, at) {
-  if (at + 1 >= lines.length || !lines[at].includes("|") || !DIVIDER.test(lines[at + 1])) return false;
-  return cells(lines[at]).length === cells(lines[at + 1]).length;
+  if (at + 1 >= lines.length || !lines[at].includes("|") || !isDivider(lines[at + 1])) return false;
+  const columns = cells(lines[at + 1]).length;
+  return columns <= MOST_COLUMNS && cells(lines[at]).length === columns;
+}
+
+function isDivider(line) {
+  return line.includes("-") && indentOf(line) <= 3 && cells(line).every((cell) => DIVIDER_CELL.test(cell));
 }
 
 function readTable(lines, at) {
   const align = cells(lines[at + 1]).map((cell) => {
     if (/^:-+:$/.test(cell)) return "center";
-    return /-:$/.test(cell) ? "end" : null;
+    return cell.endsWith("-:") ? "end" : null;
   });
   const rows = [];
   let next = at + 2;
   while (next < lines.length && lines[next].trim() !== "" && !startsBlock(lines, next)) {
-    const row = cells(lines[next]);
-    rows.push(align.map((_, column) => row[column] ?? ""));
+    const row = cells(lines[next]).slice(0, align.length);
+    // A short row of a wide table stays short: else a few lines would make cells without number.
+    if (align.length <= FILLED_COLUMNS) while (row.length < align.length) row.push("");
+    rows.push(row);
     next += 1;
   }
   return [{ kind: "table", head: cells(lines[at]), align, rows }, next];

@@ -1,11 +1,16 @@
 // The text of one block to nodes: emphasis, code, links, breaks. What is not understood stays text.
+//
+// Linear in the length of the text: what closes what is found once for the whole text (`pairs`, `ticks`), and what was
+// searched for in vain is not searched for again (`unclosed`).
 
 import { h } from "../dom.js";
 
 const SPECIAL = /[\\`*_~[!<\n]|https?:\/\//g;
 const ESCAPED = /[!-/:-@[-`{-~]/;
 const ADDRESS = /^(?:https?:\/\/|mailto:)[^\s<>]+$/i;
-const BARE = /^https?:\/\/[^\s<>"'`]+/i;
+const BARE = /https?:\/\/[^\s<>"'`]+/iy;
+const LONGEST_ADDRESS = 2048;
+const LONGEST_LINK = 4096;
 const TAGS = { "***": ["strong", "em"], "**": ["strong"], __: ["strong"], "*": ["em"], _: ["em"], "~~": ["s"] };
 const DEEPEST = 12;
 
@@ -19,7 +24,7 @@ export function inline(text, growing = false, depth = 0) {
 
 class Reader {
   constructor(text, growing, depth) {
-    Object.assign(this, { text, growing, depth, at: 0, plain: "", nodes: [], unclosed: new Set() });
+    Object.assign(this, { text, growing, depth, at: 0, plain: "", nodes: [], unclosed: new Set(), angleEnd: -1 });
   }
 
   read() {
@@ -49,9 +54,9 @@ class Reader {
     return this.emphasis(mark);
   }
 
-  push(next, ...nodes) {
+  push(next, nodes) {
     this.flush();
-    this.nodes.push(...nodes);
+    for (const node of [nodes].flat()) this.nodes.push(node);
     this.at = next;
     return true;
   }
@@ -71,31 +76,36 @@ class Reader {
   }
 
   code() {
-    const mark = /^`+/.exec(this.text.slice(this.at))[0];
-    const from = this.at + mark.length;
-    let end = this.closing(mark, from, (at) => this.text[at - 1] !== "`" && this.text[at + mark.length] !== "`");
-    if (end < 0 && this.growing && mark.length < 3 && from < this.text.length) end = this.text.length;
-    if (end < 0) {
-      this.plain += mark;
-      this.at = from;
-      return true;
-    }
+    const length = this.#runLength("`");
+    const from = this.at + length;
+    let end = this.#closingTicks(length, from);
+    if (end < 0 && this.growing && length < 3 && from < this.text.length) end = this.text.length;
+    if (end < 0) return this.skip(this.text.slice(this.at, from));
     const inner = this.text.slice(from, end).replace(/\n/g, " ");
-    return this.push(end + mark.length, h("code", null, /^ .*\S.* $/.test(inner) ? inner.slice(1, -1) : inner));
+    const padded = inner.length > 2 && inner.startsWith(" ") && inner.endsWith(" ") && inner.trim() !== "";
+    return this.push(end + length, h("code", null, padded ? inner.slice(1, -1) : inner));
   }
 
   emphasis(char) {
-    const run = new RegExp(`^\\${char}+`).exec(this.text.slice(this.at))[0];
-    const mark = run.length >= 3 && char === "*" ? "***" : run.slice(0, 2) in TAGS ? run.slice(0, 2) : run[0];
+    const length = this.#runLength(char);
+    const run = this.text.slice(this.at, this.at + length);
+    const mark = length >= 3 && char === "*" ? "***" : run.slice(0, 2) in TAGS ? run.slice(0, 2) : char;
     const tags = TAGS[mark];
     const from = this.at + mark.length;
     const opens = /\S/.test(this.text[from] ?? "") && !(char === "_" && /[\p{L}\p{N}]/u.test(this.text[this.at - 1] ?? ""));
-    if (!tags || !opens || run.length > 3 || this.depth >= DEEPEST) return this.skip(run);
+    if (!tags || !opens || length > 3 || this.depth >= DEEPEST) return this.skip(run);
     let end = this.closing(mark, from, (at) => this.closes(at, mark));
     if (end < 0 && this.growing && mark.length > 1) end = this.text.length;
     if (end < 0) return this.skip(run);
     const inner = inline(this.text.slice(from, end), this.growing && end === this.text.length, this.depth + 1);
-    return this.push(end + mark.length, tags.reduceRight((children, tag) => [h(tag, null, ...children)], inner)[0]);
+    return this.push(end + mark.length, tags.reduceRight((children, tag) => [h(tag, null, children)], inner));
+  }
+
+  /** How often this character stands here. */
+  #runLength(char) {
+    let end = this.at + 1;
+    while (end < this.text.length && this.text[end] === char) end += 1;
+    return end - this.at;
   }
 
   closes(at, mark) {
@@ -122,48 +132,87 @@ class Reader {
     return -1;
   }
 
+  /** Where a run of exactly so many backticks closes; every run is found once, and none is looked at twice. */
+  #closingTicks(length, from) {
+    if (!this.ticks) {
+      this.ticks = new Map();
+      for (const { 0: run, index } of this.text.matchAll(/`+/g)) {
+        if (!this.ticks.has(run.length)) this.ticks.set(run.length, { places: [], next: 0 });
+        if (this.text[index - 1] !== "\\") this.ticks.get(run.length).places.push(index);
+      }
+    }
+    const runs = this.ticks.get(length) ?? { places: [], next: 0 };
+    while (runs.next < runs.places.length && runs.places[runs.next] <= from) runs.next += 1;
+    return runs.places[runs.next] ?? -1;
+  }
+
   angle() {
-    const end = this.text.indexOf(">", this.at);
-    const address = end > 0 && end - this.at < 2048 ? this.text.slice(this.at + 1, end) : "";
+    if (this.angleEnd < this.at) {
+      const found = this.text.indexOf(">", this.at);
+      this.angleEnd = found < 0 ? Infinity : found;
+    }
+    const end = this.angleEnd;
+    const address = end - this.at < LONGEST_ADDRESS ? this.text.slice(this.at + 1, end) : "";
     return ADDRESS.test(address) && this.push(end + 1, anchor(address, [address.replace(/^mailto:/i, "")]));
   }
 
   bare() {
-    let address = BARE.exec(this.text.slice(this.at, this.at + 2048))?.[0].replace(/[.,:;!?*_~]+$/, "");
-    while (address?.endsWith(")") && address.split(")").length > address.split("(").length) address = address.slice(0, -1);
-    if (!address || !URL.canParse(address)) return false;
+    BARE.lastIndex = this.at;
+    const found = BARE.exec(this.text.slice(0, this.at + LONGEST_ADDRESS))?.[0] ?? "";
+    const address = withoutEnd(found);
+    // What is no address is passed over whole, so that the next one in it is not tried at the same length again.
+    if (!address || !URL.canParse(address)) return found ? this.skip(found) : false;
     return this.push(this.at + address.length, anchor(address, [address]));
   }
 
   link(open) {
-    const middle = this.balanced(open, "[", "]");
+    const middle = this.#partner(open);
     if (middle < 0) return false;
+    if (this.text[middle + 1] !== "(") return false;
     const label = this.text.slice(open + 1, middle);
     const inner = () => (this.depth < DEEPEST ? inline(label, false, this.depth + 1) : [label]);
-    if (this.text[middle + 1] !== "(") return false;
-    const end = this.balanced(middle + 1, "(", ")");
-    if (end < 0) return this.growing && this.push(this.text.length, ...inner());
-    const target = this.text.slice(middle + 2, end).trim().replace(/\s+["'(].*$/s, "").replace(/^<(.*)>$/s, "$1");
-    if (!ADDRESS.test(target)) return false;
-    return this.push(end + 1, anchor(target, inner()));
+    const end = this.#partner(middle + 1);
+    if (end < 0) return this.growing && this.push(this.text.length, inner());
+    const [target, ...more] = this.text.slice(middle + 2, end).trim().split(/\s+/, 2);
+    const address = target.startsWith("<") && target.endsWith(">") ? target.slice(1, -1) : target;
+    if (!ADDRESS.test(address) || (more.length && !/^["'(]/.test(more[0]))) return false;
+    return this.push(end + 1, anchor(address, inner()));
   }
 
-  balanced(from, open, close) {
-    const key = open + close;
-    if (this.unclosed.has(key)) return -1;
-    let depth = 0;
-    const last = Math.min(this.text.length, from + 4096);
-    for (let at = from; at < last; at += 1) {
-      if (this.text[at] === "\\") at += 1;
-      else if (this.text[at] === open) depth += 1;
-      else if (this.text[at] === close && --depth === 0) return at;
-    }
-    if (last === this.text.length && depth === 1) this.unclosed.add(key);
-    return -1;
+  /** Where the bracket that opens here closes; -1 where it does not, or too far away. */
+  #partner(open) {
+    this.pairs ??= pairsOf(this.text);
+    const close = this.pairs.get(open) ?? -1;
+    return close - open < LONGEST_LINK ? close : -1;
   }
+}
+
+/** Each bracket that opens, and the one that closes it; what stands behind a backslash is none. */
+function pairsOf(text) {
+  const pairs = new Map();
+  const open = { "]": [], ")": [] };
+  for (const { 0: found, index } of text.matchAll(/\\[^]|[[\]()]/g)) {
+    if (found === "[") open["]"].push(index);
+    else if (found === "(") open[")"].push(index);
+    else if (found in open && open[found].length) pairs.set(open[found].pop(), index);
+  }
+  return pairs;
+}
+
+/** An address in running text, without the punctuation and the brackets of the sentence around it. */
+function withoutEnd(address) {
+  let end = address.length;
+  while (end > 0 && ".,:;!?*_~".includes(address[end - 1])) end -= 1;
+  let open = 0;
+  for (let at = 0; at < end; at += 1) open += address[at] === "(" ? 1 : address[at] === ")" ? -1 : 0;
+  while (open < 0 && address[end - 1] === ")") {
+    end -= 1;
+    open += 1;
+  }
+  return address.slice(0, end);
 }
 
 /** A link that leaves the console: web and mail addresses only, and nothing of ours goes along. */
 function anchor(address, children) {
-  return h("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, ...children);
+  return h("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, children);
 }

@@ -1,4 +1,4 @@
-// Signing in: a token, checked by asking who it belongs to.
+// Signing in: a token, typed or brought by a link, checked by asking who it belongs to.
 
 import { get } from "../api.js";
 import { h, icon, toggle } from "../dom.js";
@@ -23,7 +23,7 @@ export class SignInRoom {
       { class: "signin-form", novalidate: true },
       h("label", { class: "field-label", for: "token" }, "Token"),
       this.field,
-      h("p", { class: "hint" }, "An API key or a signed token. ", h("code", null, "pilothouse demo"), " prints a link that signs you in."),
+      h("p", { class: "hint" }, "An API key or a signed token. ", h("code", null, "pilothouse demo"), " prints a link that brings one."),
       h("label", { class: "check" }, this.remember, h("span", null, "Remember on this device")),
       this.button,
       this.problem,
@@ -32,7 +32,7 @@ export class SignInRoom {
       event.preventDefault();
       this.#try();
     });
-    this.element = h("main", { class: "signin" }, h("div", { class: "signin-card" }, h("div", { class: "brand-mark" }, icon("wheel")), h("h1", null, "Pilothouse"), h("p", { class: "muted" }, "Sign in to talk to your agents and see their runs."), form));
+    this.element = card("Pilothouse", h("p", { class: "muted" }, "Sign in to talk to your agents and see their runs."), form);
   }
 
   entered() {
@@ -67,4 +67,37 @@ export class SignInRoom {
     this.field.setAttribute("aria-invalid", "true");
     this.field.focus();
   }
+}
+
+/**
+ * A link has brought a token. Whoever wrote the link may have put their own into it, to read what is typed in their
+ * account; so a person says whether that is who they want to be, before anything is kept or shown.
+ */
+export class LinkRoom {
+  /**
+   * @param {object} options
+   * @param {{subject: string, tenant: string}} options.next whose token it is.
+   * @param {{subject: string} | null} options.now who is signed in.
+   * @param {() => void} options.onAccept
+   * @param {() => void} options.onDecline
+   */
+  constructor({ next, now, onAccept, onDecline }) {
+    const name = () => h("bdi", null, next.subject);
+    this.accept = h("button", { type: "button", class: "button primary block", onclick: onAccept }, h("span", { class: "clip" }, "Sign in as ", name()));
+    const stay = now ? h("span", { class: "clip" }, "Stay signed in as ", h("bdi", null, now.subject)) : "Do not sign in";
+    const decline = h("button", { type: "button", class: "button block", onclick: onDecline }, stay);
+    const whose = h("p", null, "The link you opened is for the account ", h("strong", null, name()), next.tenant && [" of tenant ", h("strong", null, h("bdi", null, next.tenant))], ".");
+    const why = h("p", { class: "muted" }, "What you write then belongs to this account, and its owner can read it. Continue only if you trust the link.");
+    this.element = card("Sign in with this link?", whose, why, h("div", { class: "signin-choice" }, this.accept, decline));
+  }
+
+  entered() {
+    this.accept.focus();
+  }
+
+  leave() {}
+}
+
+function card(title, ...content) {
+  return h("main", { class: "signin" }, h("div", { class: "signin-card" }, h("div", { class: "brand-mark" }, icon("wheel")), h("h1", null, title), content));
 }

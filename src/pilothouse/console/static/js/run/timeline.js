@@ -2,9 +2,9 @@
 
 import { h, icon, toggle } from "../dom.js";
 import { cost, count, duration, pretty } from "../format.js";
-import { markdown } from "../markdown/markdown.js";
+import { GrowingMarkdown } from "../markdown/markdown.js";
 import { stateWord } from "../shapes.js";
-import { copyButton } from "../ui.js";
+import { copyButton, longText } from "../ui.js";
 
 const TICKS = 4;
 
@@ -86,9 +86,14 @@ class Row {
   }
 
   showLive(text) {
-    this.live ??= h("div", { class: "prose" });
-    this.live.replaceChildren(...markdown(text));
-    if (!this.live.isConnected) this.body.append(this.live);
+    this.liveText = text;
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      if (!this.open) return;
+      this.live ??= new GrowingMarkdown();
+      this.live.set(this.liveText);
+      if (!this.live.element.isConnected) this.body.append(this.live.element);
+    });
   }
 
   #content(step) {
@@ -103,10 +108,10 @@ class Row {
     this.live = null;
     return [
       h("dl", { class: "facts small" }, ...facts.filter(([, value]) => value).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value)))),
-      part("Reasoning", step.reasoning, (text) => h("p", { class: "reasoning-text", dir: "auto" }, text)),
+      part("Reasoning", step.reasoning, (text) => longText(h("p", { class: "reasoning-text", dir: "auto" }), text)),
       part("Arguments", step.arguments, code),
       part("Result", step.result, code),
-      part("Text", step.text, (text) => h("div", { class: "prose" }, ...markdown(text))),
+      part("Text", step.text, prose),
     ].filter(Boolean);
   }
 }
@@ -118,7 +123,13 @@ function part(title, value, make) {
 }
 
 function code(value) {
-  return h("pre", { tabindex: 0, dir: "auto" }, pretty(value));
+  return longText(h("pre", { tabindex: 0, dir: "auto" }), pretty(value));
+}
+
+function prose(text) {
+  const whole = new GrowingMarkdown();
+  whole.set(text, true);
+  return whole.element;
 }
 
 function times(step, span) {
