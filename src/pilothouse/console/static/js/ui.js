@@ -14,16 +14,26 @@ export function announce(text) {
   setTimeout(() => line.remove(), 8000);
 }
 
-/** Text in `node`; of a very long one the beginning, and a button behind the node that shows all of it. */
+/**
+ * Text in `node`; of a very long one the beginning, and behind it a button that shows the next part in a node like it. (All
+ * of it in one node would take a browser minutes to break into lines, if it is one long word.)
+ */
 export function longText(node, text) {
-  const isCut = text.length > LONG_TEXT;
-  node.textContent = isCut ? `${text.slice(0, LONG_TEXT)}…` : text;
-  const all = () => {
-    node.textContent = text;
-    button.remove();
-  };
-  const button = h("button", { type: "button", class: "button small more-text", hidden: !isCut, onclick: all }, `Show all (${count(text.length)} characters)`);
-  return isCut ? [node, button] : [node];
+  const end = partEnd(text);
+  node.textContent = text.slice(0, end);
+  if (end === text.length) return [node];
+  const rest = text.slice(end);
+  const next = () => button.replaceWith(...longText(node.cloneNode(false), rest));
+  const button = h("button", { type: "button", class: "button small more-text", onclick: next }, `Show more (${count(rest.length)} characters left)`);
+  return [node, button];
+}
+
+/** Where the first part of a text ends: with a line, if one ends in its second half. */
+function partEnd(text) {
+  if (text.length <= LONG_TEXT) return text.length;
+  const end = text.lastIndexOf("\n", LONG_TEXT - 1) + 1;
+  if (end > LONG_TEXT / 2) return end;
+  return /[\uD800-\uDBFF]/.test(text[LONG_TEXT - 1]) ? LONG_TEXT - 1 : LONG_TEXT;
 }
 
 export function toast(text) {

@@ -43,6 +43,7 @@ export class StepView {
     this.source = "";
     this.smooth.clear();
     this.thought.replaceChildren();
+    this.thoughts.replaceChildren(this.thought);
     this.thoughtLength = 0;
     toggle(this.reasoning, false);
   }
