@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from pilothouse.cli.actions.sse import Event
 from pilothouse.cli.output import plain
