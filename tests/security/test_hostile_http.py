@@ -544,6 +544,19 @@ async def test_a_handshake_that_is_none_is_refused_and_closed(request_):
         await until(lambda: len(server.connections) == 0)
 
 
+@pytest.mark.parametrize("earlier", [b"", GET], ids=["new connection", "after a request"])
+async def test_no_time_limit_of_requests_applies_to_an_open_websocket(earlier):
+    limits = {"keep_alive_seconds": 1, "header_seconds": 0.2, "body_seconds": 0.2, "send_seconds": 0.2}
+    async with bounded(echo, **limits) as server:
+        client = await server.connect()
+        if earlier:
+            assert (await client.ask(earlier)).status == 200
+        assert (await client.ask(UPGRADE + KEY + b"\r\n")).status == 101
+        await asyncio.sleep(1.5)  # longer than each of them
+        await client.send(b"\x81\x82\x00\x00\x00\x00hi")
+        assert await client.reader.readexactly(4) == b"\x81\x02hi"
+
+
 async def test_a_websocket_counts_as_a_connection_until_it_ends():
     async with bounded(echo, max_connections=1, header_seconds=0.1) as server:
         client = await server.connect()

@@ -260,8 +260,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._deadline = None
         self._begun = False
         self._discarded = 0
-        if not self._is_answering():
-            # Answered before it was complete: uvicorn's own timer was set then, and unset since.
+        if self._running is not None and self._running.response_complete:
+            # Answered before it was complete. uvicorn's own timer was set then, and what came since has unset it.
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
