@@ -72,11 +72,10 @@ class Screen:
 
     def _on_tool_finished(self, data: dict[str, Any]) -> None:
         status = "" if data["status"] == "ok" else f"{data['status']}: "
-        error = data.get("error")
-        told = (error.get("message") if isinstance(error, dict) else error) or data.get("result") or ""  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        self.remark(
-            f"  ← {one_line(str(data['name']))} {status}{_short(str(told))} ({data.get('duration_ms') or 0} ms)"
-        )  # pyright: ignore[reportUnknownArgumentType]
+        error: Any = data.get("error")
+        told: Any = (error.get("message") if isinstance(error, dict) else error) or data.get("result") or ""  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        duration = data.get("duration_ms") or 0
+        self.remark(f"  ← {one_line(str(data['name']))} {status}{_short(str(told))} ({duration} ms)")  # pyright: ignore[reportUnknownArgumentType]
 
     def _on_run_completed(self, data: dict[str, Any]) -> None:
         if data.get("output") is not None:
