@@ -65,8 +65,9 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("POST", "/v1/runs/{run_id}/release"): Route(scopes=("admin",), own=409),
     ("POST", "/v1/runs/{run_id}/fork"): Route(scopes=("chat", "runs:read"), body={}, own=202),
     ("POST", "/v1/runs/{run_id}/input"): Route(
-        scopes=("runs:write",), body={"call_id": "{call_id}", "approve": True}, own=202
+        scopes=("runs:write",), instead="approvals:decide", body={"call_id": "{call_id}", "approve": True}, own=202
     ),
+    ("GET", "/v1/runs/{run_id}/input"): Route(scopes=("runs:read",), instead="approvals:decide"),
     ("GET", "/v1/conversations"): Route(scopes=("conversations:read",), stranger=200),
     ("POST", "/v1/conversations"): Route(scopes=("conversations:write",), body={}, own=201, stranger=201),
     ("GET", "/v1/conversations/{conversation_id}"): Route(scopes=("conversations:read",)),
@@ -76,6 +77,7 @@ ROUTES: dict[tuple[str, str], Route] = {
         scopes=("conversations:write",), body={"pinned": True}, own=204
     ),
     ("GET", "/v1/conversations/{conversation_id}/export"): Route(scopes=("conversations:read",)),
+    ("GET", "/v1/conversations/{conversation_id}/attachments/{attachment_id}"): Route(scopes=("conversations:read",)),
     ("DELETE", "/v1/conversations/{conversation_id}"): Route(scopes=("conversations:write",), own=204),
     ("GET", "/v1/agents"): Route(scopes=("agents:read",), stranger=200),
     ("GET", "/v1/agents/{name}"): Route(scopes=("agents:read",), stranger=200),
@@ -158,7 +160,9 @@ class Stage:
 @asynccontextmanager
 async def stage(database_url: str) -> AsyncIterator[Stage]:
     async with running(database_url, SCRIPT, setup=add_agent) as server:
-        done = await server.chat("hi")
+        file = {"media_type": "text/plain", "data": "aGVsbG8=", "name": "hello.txt"}
+        done = await server.chat("hi", attachments=[file])
+        messages = await server.get(f"/v1/conversations/{done['conversation_id']}/messages")
         waiting = (await server.send("refund please")).json()
         steps = (await server.run(waiting["run_id"]))["steps"]
         key = (await server.post("/v1/keys", {"name": "mine", "scopes": ["chat"]})).json()
@@ -167,6 +171,7 @@ async def stage(database_url: str) -> AsyncIterator[Stage]:
             ids={
                 "run_id": done["run_id"],
                 "conversation_id": done["conversation_id"],
+                "attachment_id": messages.json()["items"][0]["attachments"][0]["id"],
                 "key": "1.1",
                 "key_id": key["id"],
                 "name": "measure",
