@@ -257,6 +257,18 @@ def test_what_a_stopped_process_held_open_is_not_held_against_it_but_what_it_beg
     assert "P5" in promises(evidence)
 
 
+def test_what_a_model_read_when_it_went_on_after_it_stood_still_was_sent_before() -> None:
+    evidence = whole()
+    evidence.sent[0].stop = Stop("run_1", T + 2, T + 2.4, "cancelled")
+    evidence.requests = [request(1, 0, 1, 2), request(2, 1, 6.1, 6.2, outcome="client_disconnected")]
+    evidence.tools = []
+    assert "P5" in promises(evidence)
+    evidence.stalls = [(T + 2.1, T + 6)]
+    assert "P5" not in promises(evidence)
+    evidence.requests[1] = request(2, 1, 7, 7.2, outcome="client_disconnected")
+    assert "P5" in promises(evidence)
+
+
 def test_withdrawn_text_is_forgotten_and_text_that_was_not_withdrawn_is_not() -> None:
     evidence = whole()
     before, after = evidence.sent[0].connections

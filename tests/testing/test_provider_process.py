@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from openai import AsyncOpenAI
 
 import pilothouse
+from pilothouse.testing.provider import Script, ScriptedProvider
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(pilothouse.__file__).parents[1])}
 SCRIPT = """
@@ -107,3 +109,15 @@ async def test_a_script_that_is_no_good_ends_it_with_2_and_a_reason(tmp_path):
         assert process.returncode == 2
         assert b"txt" in errors
         assert b"Traceback" not in errors
+
+
+async def test_the_ledger_says_when_the_provider_stood_still(tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    async with ScriptedProvider(Script(), log_path=ledger):
+        await asyncio.sleep(0.2)  # its watch has begun
+        time.sleep(0.8)
+        async with asyncio.timeout(30):
+            while not (lines := [json.loads(line) for line in ledger.read_text().splitlines()]):
+                await asyncio.sleep(0.05)
+    assert lines[0]["event"] == "stall"
+    assert lines[0]["until"] - lines[0]["from"] > 0.5

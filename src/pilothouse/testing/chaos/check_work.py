@@ -25,6 +25,8 @@ _CLOCK_SECONDS = 0.005
 _NOTICE_SECONDS = 1.0
 """How long the model's process may take to notice and note that a connection was closed, on a busy machine."""
 _KILL_SECONDS = 1.0
+_CATCH_UP_SECONDS = 0.5
+"""How long the model's process may take, after it stood still, to read what came meanwhile."""
 _DATABASE_SECONDS = 15.0
 _LIE_SECONDS = 1800.0
 """A recorded time that is further off was written by a process whose clock was stepped."""
@@ -259,8 +261,10 @@ def _was_out_of_reach(evidence: Evidence, work: Work) -> bool:
 
 
 def _came_late(evidence: Evidence, request: ModelRequest) -> bool:
-    """Whether the model may have got a request over a bad link long after its process had asked again or ended."""
-    return any(
+    """Whether the model may have got a request over a bad link long after its process had asked again or ended, or read
+    it long after it came.
+    """
+    return _read_late(evidence, request.started) or any(
         fault.kind in ON_LINKS
         and fault.detail == "model"
         and fault.at <= request.started <= 2 * (fault.until or float("inf")) - fault.at + _KILL_SECONDS
@@ -270,12 +274,19 @@ def _came_late(evidence: Evidence, request: ModelRequest) -> bool:
 
 
 def _arrived_late(evidence: Evidence, work: Work) -> bool:
-    """Whether the model may have got the request long after it was sent and given up."""
+    """Whether the model may have got or read the request long after it was sent and given up."""
+    if work.what.startswith("model") and _read_late(evidence, work.started):
+        return True
     return any(
         fault.kind in ON_LINKS and fault.at <= work.started <= _out_of_reach_until(fault, work)
         for fault in evidence.faults
         if fault.target == work.process
     )
+
+
+def _read_late(evidence: Evidence, at: float) -> bool:
+    """Whether the model's process had just stood still: what it read then may have been sent before."""
+    return any(begin <= at <= end + _CATCH_UP_SECONDS for begin, end in evidence.stalls)
 
 
 def _out_of_reach_until(fault: Fault, work: Work) -> float:

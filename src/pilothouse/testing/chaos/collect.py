@@ -128,6 +128,11 @@ def model_requests(path: Path) -> list[ModelRequest]:
     return requests
 
 
+def model_stalls(path: Path) -> list[tuple[float, float]]:
+    """From when to when the model's process stood still, by its ledger (Unix seconds)."""
+    return [(line["from"], line["until"]) for line in read_ledger(path) if line["event"] == "stall"]
+
+
 def _read_prompt(body: Document | None) -> tuple[str | None, int, tuple[str, ...]]:
     """Of a prompt in OpenAI's chat completions: the last user's key, results after it, calls not answered just once."""
     key, results = None, 0

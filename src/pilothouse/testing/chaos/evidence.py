@@ -168,6 +168,7 @@ class Evidence:
         odd: requests of others than callers that were answered as nobody expects.
         unread: the request that was never answered when the evidence was read, so that it is not whole; else empty.
         skipped: planned faults that could not be done here, with the reason.
+        stalls: from when to when the model's process stood still, Unix seconds.
         faults_over: when the last fault was over, Unix seconds.
         lease_seconds: silence after which runs are taken over; 0 for a single server.
     """
@@ -187,6 +188,7 @@ class Evidence:
     odd: list[str] = field(default_factory=list[str])
     unread: str = ""
     skipped: list[str] = field(default_factory=list[str])
+    stalls: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     faults_over: float = 0
     lease_seconds: float = 0
 

@@ -12,7 +12,7 @@ from pilothouse.errors import StartupError
 from pilothouse.testing.chaos.api import Api, GaveUp
 from pilothouse.testing.chaos.callers import Caller
 from pilothouse.testing.chaos.check import Violation, check
-from pilothouse.testing.chaos.collect import model_requests, read_back, settle, tool_spans, try_next_turns
+from pilothouse.testing.chaos.collect import model_requests, model_stalls, read_back, settle, tool_spans, try_next_turns
 from pilothouse.testing.chaos.evidence import Evidence
 from pilothouse.testing.chaos.faults import Faults, PlannedFault, plan_faults
 from pilothouse.testing.chaos.figures import figures_of
@@ -109,6 +109,7 @@ async def run_chaos(plan: ChaosPlan) -> Outcome:
         if not stage.model.running:
             raise StartupError("The model's process was ended by somebody else, so nothing was proven. Try again.")
     evidence.requests = model_requests(stage.model_ledger)
+    evidence.stalls = model_stalls(stage.model_ledger)
     evidence.tools = tool_spans(stage.tool_ledger)
     violations = check(evidence)
     return Outcome(figures_of(evidence, violations, seconds=lasted), violations, evidence)

@@ -1,5 +1,6 @@
 """What the provider was asked and how each answer ended."""
 
+import asyncio
 import json
 import os
 import time
@@ -9,6 +10,8 @@ from typing import Any
 
 from pilothouse.testing.provider.changes import Changes
 
+_LOOK_SECONDS = 0.1
+_STALL_SECONDS = 0.5
 _SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 
 
@@ -49,7 +52,8 @@ class RequestLog:
     """The records of a provider in the order of arrival, and optionally a ledger on disk.
 
     The ledger gets one JSON line when a request has arrived, before it is answered, and one when the
-    answer has ended. Each is fsynced at once, in the event loop: it is for fault tests, not for speed.
+    answer has ended. Each is fsynced at once, in the event loop: it is for fault tests, not for speed. It gets one too
+    when the process stood still, as on a machine with too much to do: what it reads then was sent long before.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -59,6 +63,11 @@ class RequestLog:
         self._first_index = 1
         self._changes = Changes()
         self._ledger = None if path is None else path.open("ab", buffering=0)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether there is a ledger."""
+        return self._ledger is not None
 
     def start(self, record: RequestRecord, *, keep: bool) -> None:
         """Take in a request that has arrived."""
@@ -77,6 +86,15 @@ class RequestLog:
         if record.index >= self._first_index:
             self.finished += 1
         self._changes.notify()
+
+    async def watch_stalls(self) -> None:
+        """Note in the ledger when this process stood still, until cancelled."""
+        while True:
+            before = time.time()
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = time.time()
+            if now - before > _STALL_SECONDS:
+                self._write({"event": "stall", "from": before, "until": now})
 
     def clear(self, *, next_index: int) -> None:
         """Forget all records in memory and count from zero; the ledger stays."""

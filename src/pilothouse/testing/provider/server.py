@@ -41,6 +41,7 @@ class ScriptedProvider:
         self._selector = Selector(script or Script())
         self._host, self._port = host, port
         self._log = RequestLog(log_path)
+        self._watch: asyncio.Task[None] | None = None
         self._gates = Gates()
         self._last_index = 0
         self._in_flight: set[asyncio.Task[Any]] = set()
@@ -67,11 +68,13 @@ class ScriptedProvider:
         await web.TCPSite(runner, self._host, self._port, backlog=1024).start()
         self._runner = runner
         self._port = runner.addresses[0][1]
+        if self._log.on_disk:
+            self._watch = asyncio.create_task(self._log.watch_stalls())
 
     async def stop(self) -> None:
         """Break off what is being answered, close all connections, stop listening."""
         self._is_stopping = True
-        tasks = list(self._in_flight)
+        tasks: list[asyncio.Task[Any]] = [*self._in_flight, *([self._watch] if self._watch else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
