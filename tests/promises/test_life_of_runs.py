@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -22,7 +23,7 @@ from tests.support.node import CutDatabase, Node
 
 from pilothouse.conversations import repository as conversation_rows
 from pilothouse.conversations.transcript import assemble
-from pilothouse.db import Database, open_database
+from pilothouse.db import Database, open_database, postgres
 from pilothouse.errors import Conflict, TooMany
 from pilothouse.identity.principal import local_principal
 from pilothouse.runs import ownership_repository, repository
@@ -422,7 +423,9 @@ def all_messages(connection: Connection, conversation: str) -> list[Any]:
     return conversation_rows.load_history(connection, conversation, before_turn=1_000, most=10_000)[0]
 
 
-def test_any_life_of_runs(database_url: str) -> None:
+def test_any_life_of_runs(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Between two steps of the machine the event loop stands still, and with it a transaction that is going on.
+    monkeypatch.setitem(postgres._SESSION, "idle_in_transaction_session_timeout", "60s")
     run_state_machine_as_test(
         lambda: LifeOfRuns(database_url),
         settings=settings(

@@ -103,7 +103,7 @@ async def test_no_number_in_any_parameter_or_body_is_the_servers_fault(database_
         person = server.person("ada", scope="*")
         answer = await server.chat("hi")
         ids = {"run_id": answer["run_id"], "conversation_id": answer["conversation_id"], "key": "1.1"}
-        tries = Tries(person, {**ids, "key_id": "key_1", "name": "measure"})
+        tries = Tries(person, {**ids, "key_id": "key_1", "name": "measure", "attachment_id": "att_1"})
         document = (await server.get("/openapi.json")).json()
         operations = [
             (method, path, operation)

@@ -119,19 +119,24 @@ def test_a_serializer_that_fails_is_an_error_of_the_tool():
     assert recordable(Broken(), 1_000)["error"]["type"] == "unexpected"
 
 
+def png(size: int) -> bytes:
+    """Bytes that begin as a PNG does."""
+    return b"\x89PNG\r\n\x1a\n".ljust(size, b"\0")
+
+
 def test_files_stay_files_up_to_their_bound():
-    image = BinaryContent(bytes(1_000), media_type="image/png")
+    image = BinaryContent(png(1_000), media_type="image/png")
     assert recordable(image, 100) is image
     assert recordable([image, "x" * 1_000], 200)[0] is image
     assert len(recordable([image, "x" * 1_000], 200)[1]) == 200
-    large = BinaryContent(bytes(MOST_FILE_BYTES + 1), media_type="image/png")
+    large = BinaryContent(png(MOST_FILE_BYTES + 1), media_type="image/png")
     assert recordable(large, 1_000)["error"]["type"] == "unexpected"
     assert recordable([image] * 200, 1_000)["error"]["type"] == "unexpected"
 
 
 def test_what_a_tool_adds_for_the_model_is_bounded_too():
-    image = BinaryContent(bytes(1_000), media_type="image/png")
-    large = BinaryContent(bytes(MOST_FILE_BYTES), media_type="image/png")
+    image = BinaryContent(png(1_000), media_type="image/png")
+    large = BinaryContent(png(MOST_FILE_BYTES), media_type="image/png")
     assert len(bounded_content("x" * 1_000_000, 500)) == 500
     text, kept, note = bounded_content(["x" * 1_000, image, large, image], 500)
     assert (len(str(text)), kept) == (500, image)

@@ -198,10 +198,18 @@ class Keys:
     async def usable(self, key_ids: Sequence[str]) -> set[str]:
         """Those of these keys that are neither revoked nor expired, as the database has them now.
 
+        The others are refused here from now on.
+
         Raises:
             Unavailable: the database is away.
         """
-        return await self._database.read(repository.usable_ids, key_ids, now=self._clock())
+        usable = await self._database.read(repository.usable_ids, key_ids, now=self._clock())
+        gone = set(key_ids) - usable
+        if gone:
+            self._revocations += 1
+            for secret_hash in [known for known, (_, key) in self._known.items() if key.id in gone]:
+                del self._known[secret_hash]
+        return usable
 
     async def lapsed(self, tenant: str, key_id: str) -> Literal["expired", "revoked"] | None:
         """Why a key that was good once is no longer; None: it is. Asks the database, so that it holds at once."""

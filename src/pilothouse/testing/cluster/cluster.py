@@ -75,7 +75,8 @@ class Cluster:
             folder.chmod(folder.stat().st_mode | 0o011)  # PostgreSQL runs as somebody else and has to get in
         common = {
             **plan.environ,
-            "PILOTHOUSE_DATA_DIR": str(folder),
+            # A server keeps others out of its data folder, and PostgreSQL may run as another user.
+            "PILOTHOUSE_DATA_DIR": str(folder / "data"),
             "PILOTHOUSE_DATABASE_URL": self.postgres.url,
             "PILOTHOUSE_REDIS_URL": self.valkey.url,
             "PILOTHOUSE_SERVER_HOST": "127.0.0.1",
