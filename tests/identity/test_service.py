@@ -9,8 +9,9 @@ import pytest
 
 from pilothouse.db import Database
 from pilothouse.errors import StartupError, Unauthenticated
-from pilothouse.identity import Identity, Principal, is_loopback, local_principal
+from pilothouse.identity import Identity, Principal, local_principal
 from pilothouse.identity.demo import ensure_local_key
+from pilothouse.kit.addresses import is_loopback
 from pilothouse.settings import AuthSettings
 
 SECRET = "0123456789abcdef0123456789abcdef"

@@ -315,8 +315,9 @@ def bodies() -> None:
 
 def results() -> None:
     from pilothouse.cli.actions.screen import effects
+    from pilothouse.db.values import column_text, encodable
     from pilothouse.llm.tokens import estimate_tokens
-    from pilothouse.runs.clean import bounded_content, column_text, encodable, recordable
+    from pilothouse.runs.clean import bounded_content, recordable
 
     for text in texts():
         for value in (text, [text] * 3, {text: text}):

@@ -10,8 +10,16 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from pilothouse.server import websocket_bounds
-from pilothouse.server.websocket_bounds import BoundedWebSocketProtocol
+from pilothouse.server.connections import Connections
+from pilothouse.server.limits import Limits
+from pilothouse.server.websocket import (
+    CLOSE_SECONDS,
+    FRAMES_PER_SECOND,
+    MESSAGE_SECONDS,
+    PIECE_BYTES,
+    WebSocketProtocol,
+)
+from pilothouse.settings import ServerSettings
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -88,7 +96,7 @@ class Peer:
         config.load()
         self.transport = Transport()
         self.state = ServerState()
-        self.protocol = BoundedWebSocketProtocol(config, self.state, {})
+        self.protocol = WebSocketProtocol(config, self.state, {}, connections=Connections(Limits.of(ServerSettings())))
         self.transport.protocol = self.protocol
         self.protocol.connection_made(self.transport)
         self.protocol.data_received(HANDSHAKE)
@@ -102,6 +110,10 @@ class Peer:
 
     def send(self, data: bytes) -> None:
         self.protocol.data_received(data)
+
+    @property
+    def now(self) -> float:
+        return self.protocol.loop.time()
 
     @property
     def kept(self) -> int:
@@ -147,11 +159,11 @@ async def test_nothing_is_parsed_before_the_handshake_is_answered(peer: Peer) ->
 async def test_what_comes_is_parsed_as_the_application_takes_it(peer: Peer) -> None:
     await peer.accepted()
     peer.send(frame(TEXT) * 30_000)
-    assert peer.kept <= websocket_bounds._PIECE // 6 + 1
+    assert peer.kept <= PIECE_BYTES // 6 + 1
     assert not peer.transport.reading
     for _ in range(5_000):
         await peer.application.receive()
-        assert peer.kept <= websocket_bounds._PIECE // 6 + 1
+        assert peer.kept <= PIECE_BYTES // 6 + 1
 
 
 async def test_a_message_of_endless_fragments_costs_its_bytes(peer: Peer) -> None:
@@ -178,7 +190,7 @@ async def test_pings_are_answered_only_to_a_peer_that_reads(peer: Peer, monkeypa
         if peer.transport.reading:
             peer.send(frame(PING, b"x" * 125) * 100)
     assert not peer.transport.reading
-    assert peer.transport.unread < HIGH_WATER + 2 * websocket_bounds._PIECE
+    assert peer.transport.unread < HIGH_WATER + 2 * PIECE_BYTES
     peer.transport.peer_reads()
     while not peer.transport.reading:
         peer.transport.peer_reads()
@@ -193,29 +205,31 @@ async def test_frames_of_all_kinds_are_counted(peer: Peer) -> None:
         peer.send(frame(PING) * 500)
         sent += 1
     assert not peer.transport.reading
-    assert len(peer.transport.written) // 2 <= websocket_bounds._FRAMES_PER_SECOND * 1.5 + websocket_bounds._PIECE
+    assert len(peer.transport.written) // 2 <= FRAMES_PER_SECOND * 1.5 + PIECE_BYTES
     async with asyncio.timeout(30):
         while not peer.transport.reading:
             await asyncio.sleep(0)
 
 
-async def test_a_message_has_to_be_whole_in_time(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket_bounds, "_MESSAGE_SECONDS", 0.05)
-    monkeypatch.setattr(websocket_bounds, "_CLOSE_SECONDS", 0.05)
+async def test_a_message_has_to_be_whole_in_time(peer: Peer) -> None:
     await peer.accepted()
     peer.send(frame(TEXT, b"whole"))
     await peer.application.receive()
+    peer.protocol.check(peer.now + 10 * MESSAGE_SECONDS)
     peer.send(frame(TEXT, b"x" * 1000)[:500])
-    async with asyncio.timeout(30):
-        await peer.transport.aborted.wait()
+    peer.protocol.check(peer.now + MESSAGE_SECONDS - 1)
+    assert not peer.transport.closing
+    peer.protocol.check(peer.now + MESSAGE_SECONDS)
     assert struct.pack("!H", 1008) in peer.transport.written
+    peer.protocol.check(peer.now + CLOSE_SECONDS)
+    assert peer.transport.aborted.is_set()
 
 
-async def test_a_peer_that_does_not_read_the_rest_is_cut_when_the_application_has_left(
-    peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(websocket_bounds, "_CLOSE_SECONDS", 0.05)
+async def test_a_peer_that_does_not_read_the_rest_is_cut_when_the_application_has_left(peer: Peer) -> None:
     await peer.accepted()
     peer.application.leave.set()
-    async with asyncio.timeout(30):
-        await peer.transport.aborted.wait()
+    await asyncio.gather(*peer.state.tasks)
+    peer.protocol.check(peer.now + CLOSE_SECONDS - 1)
+    assert not peer.transport.aborted.is_set()
+    peer.protocol.check(peer.now + CLOSE_SECONDS)
+    assert peer.transport.aborted.is_set()

@@ -3,7 +3,6 @@
 Every other route is recorded only if it is refused with 401 or 403; nothing is wrapped around its stream.
 """
 
-import base64
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -20,8 +19,9 @@ from pilothouse.audit.service import Audit
 from pilothouse.errors import Forbidden, PilothouseError, Unauthenticated
 from pilothouse.http.auditing import added_to_audit
 from pilothouse.http.problems import request_id_of
+from pilothouse.identity.http import authorization_of
 from pilothouse.identity.principal import Principal
-from pilothouse.kit.jsons import dumps, loads
+from pilothouse.kit.jsons import dumps
 
 AUDITED: Mapping[tuple[str, str], tuple[Action, str]] = MappingProxyType(
     {
@@ -50,8 +50,7 @@ NOT_AUDITED: Mapping[tuple[str, str], str] = MappingProxyType(
 in neither list."""
 
 _REFUSED = frozenset({401, 403})
-_PUBLIC_START = re.compile(r"(?:bearer[ .])?(ph_[0-9a-z]{8})_", re.IGNORECASE)
-_MOST_TOKEN_CHARS = 8192
+_PUBLIC_START = re.compile(r"(?:bearer )?(ph_[0-9a-z]{8})_", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,30 +197,11 @@ def _fitting(detail: dict[str, Any]) -> dict[str, Any] | None:
 
 def _credential(connection: HTTPConnection, principal: Principal | None) -> str | None:
     if principal is None:
-        match = _PUBLIC_START.match(_token_of(connection) or "")
+        match = _PUBLIC_START.match(authorization_of(connection) or "")
         return None if match is None else match[1]
     if principal.key_id is not None:
         return principal.key_id
-    return (_token_id(connection) or "jwt") if principal.kind == "jwt" else principal.kind
-
-
-def _token_id(connection: HTTPConnection) -> str | None:
-    """`jti` of a JWT, which was verified for this request."""
-    try:
-        payload = (_token_of(connection) or "").split(".")[-2]
-        claims: Any = loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        found = claims.get("jti")
-    except (ValueError, IndexError, AttributeError):
-        return None
-    return found if isinstance(found, str) and found else None
-
-
-def _token_of(connection: HTTPConnection) -> str | None:
-    """What was sent as the credential: the header's value, or the subprotocol of a browser's WebSocket."""
-    offered = cast("list[str]", connection.scope.get("subprotocols") or [])
-    tokens = [item for item in offered if item.startswith("bearer.")]
-    found = connection.headers.get("authorization") or (tokens[0] if tokens else None)
-    return None if found is None else found[:_MOST_TOKEN_CHARS]
+    return (principal.token_id or "jwt") if principal.kind == "jwt" else principal.kind
 
 
 def _audit_of(scope: Scope) -> Audit | None:

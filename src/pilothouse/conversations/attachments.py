@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic_ai.messages import DocumentUrl, ModelMessage, UserPromptPart
 
+from pilothouse.db.values import column_count
 from pilothouse.errors import InvalidRequest
 from pilothouse.kit.charsets import NotText, decode_text
 from pilothouse.kit.ids import new_id
@@ -31,7 +32,6 @@ _SCHEME = "attachment:"
 # How pydantic-core writes a reference. Inside a string of JSON the quotes would be escaped.
 _MARK = f'"url":"{_SCHEME}att_'
 _PIECE = 4 * 65_536
-_MOST_TOKENS = 2**31 - 1
 # Control characters, and those that turn the direction of what follows them.
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
@@ -112,7 +112,7 @@ def prepare(media_type: str, encoded: str, name: str | None) -> Attachment:
         charset=charset,
         data=data,
         sha256=hashlib.sha256(data).hexdigest(),
-        tokens=min(tokens, _MOST_TOKENS),
+        tokens=column_count(tokens),
     )
 
 

@@ -2,6 +2,6 @@
 
 from pilothouse.identity.keys import ApiKey, Keys
 from pilothouse.identity.principal import SCOPES, USER_SCOPES, Principal, local_principal
-from pilothouse.identity.service import Identity, is_loopback
+from pilothouse.identity.service import Identity
 
-__all__ = ["SCOPES", "USER_SCOPES", "ApiKey", "Identity", "Keys", "Principal", "is_loopback", "local_principal"]
+__all__ = ["SCOPES", "USER_SCOPES", "ApiKey", "Identity", "Keys", "Principal", "local_principal"]

@@ -77,7 +77,7 @@ async def authenticate_websocket(websocket: WebSocket) -> Principal:
     Raises:
         Unauthenticated: nobody we know.
     """
-    return await _authenticate(websocket, _authorization_of(websocket))
+    return await _authenticate(websocket, authorization_of(websocket))
 
 
 async def authenticate_again(websocket: WebSocket) -> Principal:
@@ -87,13 +87,16 @@ async def authenticate_again(websocket: WebSocket) -> Principal:
         Unauthenticated: it has been revoked or has expired.
         Unavailable: it can't be checked right now.
     """
-    return await cast("Identity", websocket.app.state.identity).authenticate(_authorization_of(websocket))
+    return await cast("Identity", websocket.app.state.identity).authenticate(authorization_of(websocket))
 
 
-def _authorization_of(websocket: WebSocket) -> str | None:
-    authorization = websocket.headers.get("authorization")
+def authorization_of(connection: HTTPConnection) -> str | None:
+    """What the caller gives as its credential, unverified: an `Authorization` header's value, or what a browser's
+    WebSocket offers instead of one. None: nothing.
+    """
+    authorization = connection.headers.get("authorization")
     if authorization is None:
-        tokens = [item for item in _offered(websocket) if item.startswith(_TOKEN_SUBPROTOCOL)]
+        tokens = [item for item in _offered(connection) if item.startswith(_TOKEN_SUBPROTOCOL)]
         authorization = f"Bearer {tokens[0].removeprefix(_TOKEN_SUBPROTOCOL)}" if tokens else None
     return authorization
 
@@ -113,5 +116,5 @@ async def _authenticate(connection: HTTPConnection, authorization: str | None) -
     return principal
 
 
-def _offered(websocket: WebSocket) -> list[str]:
-    return cast("list[str]", websocket.scope.get("subprotocols") or [])
+def _offered(connection: HTTPConnection) -> list[str]:
+    return cast("list[str]", connection.scope.get("subprotocols") or [])

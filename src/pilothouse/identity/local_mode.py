@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pilothouse.errors import Forbidden
-from pilothouse.identity.service import is_loopback
+from pilothouse.kit.addresses import is_loopback
 
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{0,5})?")
 _FORWARDING = frozenset(

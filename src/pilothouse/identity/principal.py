@@ -46,6 +46,7 @@ class Principal:
 
     Args:
         key_id: the API key it came with, if it was one.
+        token_id: `jti` of the JWT it came with, if it was one and has one.
         credential: names what it came with, without revealing it; the same for each request with the same credential.
         expires_at: when the credential expires, milliseconds since the Unix epoch; None: never by itself.
     """
@@ -57,6 +58,7 @@ class Principal:
     key_id: str | None = None
     credential: str = field(default="", compare=False)
     expires_at: int | None = field(default=None, compare=False)
+    token_id: str | None = field(default=None, compare=False)
 
     def has(self, scope: str) -> bool:
         """Whether this caller holds `scope`, by its name, its group's star (`runs:*`) or the star of all."""

@@ -13,7 +13,7 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.kit.health import Check
 from pilothouse.settings import AuthSettings
 
-__all__ = ["MOST_TOKEN_CHARS", "Identity", "is_loopback"]
+__all__ = ["MOST_TOKEN_CHARS", "Identity"]
 
 MOST_TOKEN_CHARS = 8192
 

@@ -135,6 +135,7 @@ class TokenVerifier:
             self._scopes(claims),
             "jwt",
             credential=_fingerprint(token),
+            token_id=claims.get("jti") or None,
             expires_at=(min(int(claims["exp"]), _FAR_SECONDS) + self._settings.leeway_seconds) * 1000,
         )
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from pilothouse.agents.registry import ServedAgent
 from pilothouse.conversations.present import arguments_of, call_document, reasoning_of, response_text
 from pilothouse.conversations.transcript import StoredMessage, encode
+from pilothouse.db.values import column_count, column_text, encodable
 from pilothouse.engine.leases import Ownership
 from pilothouse.errors import PilothouseError, RunFailure
 from pilothouse.identity.principal import Principal
@@ -28,7 +29,7 @@ from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import canonical_hash, dumps
 from pilothouse.llm.guard import RequestStopped
 from pilothouse.llm.tokens import estimate_tokens
-from pilothouse.runs.clean import column_count, column_text, encodable, encode_response
+from pilothouse.runs.clean import encode_response
 from pilothouse.runs.errors import HandOver, stalled
 from pilothouse.runs.journal import Journal
 from pilothouse.tools.policy import ToolPolicy

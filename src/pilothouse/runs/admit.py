@@ -14,6 +14,7 @@ from pilothouse.conversations import repository as conversation_rows
 from pilothouse.conversations.attachments import Attachment
 from pilothouse.conversations.transcript import StoredMessage, encode
 from pilothouse.db import Database
+from pilothouse.db.values import column_count
 from pilothouse.errors import Conflict, NotFound, TooMany
 from pilothouse.idempotency.repository import KeyUse, claim
 from pilothouse.identity.principal import Principal
@@ -25,7 +26,6 @@ from pilothouse.runs.events import RunEvent, to_rows
 from pilothouse.runs.states import ACTIVE, OnBusy, RunKind
 
 _TITLE_CHARS = 80
-_MOST_TOKENS = 2**31 - 1
 _TRIES = 3
 
 
@@ -277,7 +277,7 @@ def _user_message(new: NewRun) -> tuple[str, int]:
         content = [new.message, *(item.reference() for item in new.attachments)]
     payload = encode(ModelRequest(parts=[UserPromptPart(content)]))
     tokens = estimate_tokens(new.message) + sum(item.tokens for item in new.attachments)
-    return payload, min(tokens, _MOST_TOKENS)
+    return payload, column_count(tokens)
 
 
 def _replay(run_id: str) -> Admitted:

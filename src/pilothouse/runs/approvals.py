@@ -15,12 +15,12 @@ from pydantic_ai.messages import ToolCallPart
 from sqlalchemy import Connection
 from sqlalchemy.engine import Row
 
+from pilothouse.db.values import column_text
 from pilothouse.errors import Conflict, Forbidden, NotFound
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import dumps, loads
 from pilothouse.runs import repository
-from pilothouse.runs.clean import column_text
 from pilothouse.tools.policy import ToolPolicy
 from pilothouse.tools.toolsets import default_policy
 

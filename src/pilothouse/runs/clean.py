@@ -1,6 +1,5 @@
 """What models and tools say, made such that every database and every wire can hold it."""
 
-import re
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, cast
@@ -10,6 +9,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from pilothouse.conversations.sendable import sendable_file
 from pilothouse.conversations.transcript import encode
+from pilothouse.db.values import column_text, encodable
 from pilothouse.kit.ids import new_id
 from pilothouse.kit.jsons import dumps
 from pilothouse.tools.results import shorten, tool_error
@@ -20,25 +20,6 @@ MOST_FILE_BYTES = 10_485_760
 _TOO_MANY_BYTES = f"It holds more files than the {MOST_FILE_BYTES} bytes that are taken."
 _MOST_ITEMS = 100
 _MOST_ID_CHARS = 128
-_MOST_COUNT = 2**31 - 1
-_UNWRITABLE = re.compile("[\ud800-\udfff]")  # UTF-8 has no lone surrogates
-_REPLACEMENT = "\ufffd"
-
-
-def column_text(text: str, most: int | None = None) -> str:
-    """Text for a column of `most` characters: cut, and without the NULs PostgreSQL can't store."""
-    clean = _UNWRITABLE.sub(_REPLACEMENT, text.replace("\x00", _REPLACEMENT))
-    return clean if most is None else clean[:most]
-
-
-def encodable(text: str) -> str:
-    """Text that UTF-8 can encode: lone surrogates are replaced."""
-    return text if text.isascii() else _UNWRITABLE.sub(_REPLACEMENT, text)
-
-
-def column_count(number: int) -> int:
-    """A count for a column of 32 bits: what a provider reports may be anything."""
-    return max(0, min(number, _MOST_COUNT))
 
 
 def with_sound_calls(response: ModelResponse) -> ModelResponse:
@@ -116,7 +97,7 @@ def result_value(value: Any) -> Any:
     """
     plain = to_jsonable_python(value, fallback=str, inf_nan_mode="null", bytes_mode="base64")
     if isinstance(plain, str):
-        return _UNWRITABLE.sub(_REPLACEMENT, plain)
+        return encodable(plain)
     try:
         dumps(plain)
     except PydanticSerializationError:
@@ -147,7 +128,7 @@ def _is_sound_id(call_id: str) -> bool:
 
 def _replaced(value: Any) -> Any:
     if isinstance(value, str):
-        return _UNWRITABLE.sub(_REPLACEMENT, value)
+        return encodable(value)
     if isinstance(value, dict):
         return {_replaced(name): _replaced(item) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, list):

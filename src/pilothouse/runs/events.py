@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pilothouse.db.values import MOST_INTEGER
 from pilothouse.errors import InvalidRequest
 from pilothouse.kit.jsons import dumps, loads
 
@@ -72,7 +73,7 @@ def parse_event_id(text: str) -> EventPlace:
         and number.isdecimal()
     ):
         place = (int(attempt), int(number))
-        if max(place) < 2**31:
+        if max(place) <= MOST_INTEGER:
             return place
     raise InvalidRequest(
         "An event id is <attempt>-<number>, such as 1-57: send the id of the last event you have.",

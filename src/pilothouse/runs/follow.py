@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Container
 from typing import Final
 
 from pilothouse.db import Database
+from pilothouse.db.values import MOST_INTEGER
 from pilothouse.runs import repository
 from pilothouse.runs.events import EventPlace, RunEvent, from_rows, merge_deltas
 from pilothouse.runs.live import LiveRun, LiveRuns
@@ -12,7 +13,7 @@ from pilothouse.runs.log_reader import LogReader
 from pilothouse.runs.states import TERMINAL
 from pilothouse.runs.watches import Watch
 
-_END: Final = (2**31 - 1, 2**31 - 1)
+_END: Final = (MOST_INTEGER, MOST_INTEGER)
 """The place behind every event: whoever looks from there reads no log."""
 
 _LONGEST_WAIT_SECONDS = 2.0

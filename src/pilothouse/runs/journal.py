@@ -17,11 +17,11 @@ from sqlalchemy import Connection
 from pilothouse.conversations import repository as conversation_rows
 from pilothouse.conversations.transcript import Role, StoredMessage
 from pilothouse.db import Database
+from pilothouse.db.values import column_text
 from pilothouse.engine.leases import Ownership
 from pilothouse.errors import Unavailable
 from pilothouse.kit.clock import now_ms
 from pilothouse.runs import repository
-from pilothouse.runs.clean import column_text
 from pilothouse.runs.errors import Fenced
 from pilothouse.runs.events import RunEvent, to_rows
 from pilothouse.runs.live import LiveRun

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Row
 from pilothouse.conversations import repository as conversation_rows
 from pilothouse.conversations.transcript import StoredMessage
 from pilothouse.db import Database
+from pilothouse.db.values import column_text
 from pilothouse.errors import Conflict, NotFound, Unavailable
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.clock import now_ms
@@ -20,7 +21,6 @@ from pilothouse.runs import ownership_repository, repository
 from pilothouse.runs.admit import Admitted, NewRun, admit
 from pilothouse.runs.approvals import Decision, Waiting, decide, load_waiting, no_run
 from pilothouse.runs.attempt import Outcome
-from pilothouse.runs.clean import column_text
 from pilothouse.runs.end import end_by_rows
 from pilothouse.runs.errors import POISONED
 from pilothouse.runs.events import EventPlace, RunEvent, to_rows

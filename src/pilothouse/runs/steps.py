@@ -29,6 +29,7 @@ from pydantic_ai.toolsets import ToolsetTool
 from pilothouse.conversations.present import arguments_of
 from pilothouse.conversations.sendable import holds_files, with_sendable_files
 from pilothouse.conversations.transcript import StoredMessage, decode
+from pilothouse.db.values import column_text
 from pilothouse.errors import PilothouseError, RunFailure
 from pilothouse.kit.clock import now_ms
 from pilothouse.kit.jsons import dumps
@@ -38,7 +39,7 @@ from pilothouse.llm.guard import RequestStopped, current_guard
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.active import ActiveRun, OpenCall, current_run
 from pilothouse.runs.approvals import arguments_text, holds, question
-from pilothouse.runs.clean import bounded_content, column_text, recordable, with_sound_calls
+from pilothouse.runs.clean import bounded_content, recordable, with_sound_calls
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, iterations_exceeded
 from pilothouse.runs.refusals import lapsed_refusal, needs_a_person, nested_refusal, refusal_of
 from pilothouse.runs.told import told_to_model

@@ -1,8 +1,7 @@
 """The audit log, for whoever can reach the database."""
 
 import asyncio
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import cast, get_args
 
 from rich.table import Table
@@ -12,13 +11,12 @@ from pilothouse.audit.schemas import AuditEntry
 from pilothouse.audit.service import Audit, Wanted
 from pilothouse.cli.actions.database import configured_database
 from pilothouse.cli.output import add_row, show, show_json, show_table
+from pilothouse.cli.spans import SPANS, parse_span
 from pilothouse.errors import InvalidRequest
 from pilothouse.kit.clock import to_datetime
 from pilothouse.settings import load_settings
 
 _PAGE = 500
-_SPAN = re.compile(r"([0-9]{1,5})([hdwy])")
-_HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
 
 
 def show_audit(
@@ -81,10 +79,10 @@ async def _read(wanted: Wanted, limit: int) -> list[AuditRecord]:
 
 
 def _since(text: str) -> int:
-    span = _SPAN.fullmatch(text.strip())
+    span = parse_span(text)
     try:
-        if span is None:
-            raise ValueError(text)
-        return round((datetime.now(UTC) - timedelta(hours=int(span[1]) * _HOURS[span[2]])).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise InvalidRequest(f"{text!r} is no span of time. Write 12h, 90d, 2w or 1y.") from None
+        if span is not None:
+            return round((datetime.now(UTC) - span).timestamp() * 1000)
+    except OverflowError:  # before the year 1
+        pass
+    raise InvalidRequest(f"{text!r} is no span of time. Write {SPANS}.")

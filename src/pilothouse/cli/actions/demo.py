@@ -12,7 +12,7 @@ from pilothouse.cli.actions.serving import run_app
 from pilothouse.cli.output import show
 from pilothouse.demo import PROMPT, OfflineModel, Shop, ShopTools, demo_model, support_agent
 from pilothouse.identity.demo import ensure_local_key
-from pilothouse.identity.service import is_loopback
+from pilothouse.kit.addresses import is_loopback
 from pilothouse.settings import Settings, load_settings
 
 

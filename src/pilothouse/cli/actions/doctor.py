@@ -16,7 +16,8 @@ from pilothouse.cli.output import show_finding
 from pilothouse.db import Database
 from pilothouse.db.migrate import schema_versions
 from pilothouse.errors import PilothouseError, StartupError
-from pilothouse.identity.service import Identity, is_loopback
+from pilothouse.identity.service import Identity
+from pilothouse.kit.addresses import is_loopback
 from pilothouse.llm.gateway import ModelGateway
 from pilothouse.settings import Settings, load_settings
 

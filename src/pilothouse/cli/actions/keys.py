@@ -3,8 +3,7 @@
 import asyncio
 import getpass
 import os
-import re
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from rich.table import Table
@@ -13,6 +12,7 @@ from pilothouse.audit.record import Action
 from pilothouse.audit.service import Audit, operator_record
 from pilothouse.cli.actions.database import configured_database
 from pilothouse.cli.output import add_row, plain, say, show, show_json, show_table
+from pilothouse.cli.spans import parse_span
 from pilothouse.db import Database
 from pilothouse.errors import InvalidRequest
 from pilothouse.identity.keys import ApiKey, Keys
@@ -21,8 +21,6 @@ from pilothouse.kit.printable import one_line
 from pilothouse.settings import load_settings
 
 _PAGE = 100
-_SPAN = re.compile(r"(\d{1,5})([hdwy])")
-_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}
 
 
 def create_key(name: str, *, subject: str, tenant: str, scopes: str | None, expires: str | None) -> None:
@@ -95,10 +93,10 @@ def parse_expiry(text: str, now: datetime) -> datetime:
     Raises:
         InvalidRequest: it is none of these.
     """
-    span = _SPAN.fullmatch(text.strip())
+    span = parse_span(text)
     try:
         if span is not None:
-            return now + int(span[1]) * _UNITS[span[2]]
+            return now + span
         return datetime.combine(date.fromisoformat(text.strip()), time(23, 59, 59), UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(f"{text!r} is no expiry. Write 12h, 90d, 2w, 1y, or a date as 2030-01-31.") from None
