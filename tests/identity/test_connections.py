@@ -1,9 +1,10 @@
 """Open connections: counted, and ended with their credential. On both databases where keys are asked for."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
-from tests.identity.test_keys import ADA, Clock
+from tests.identity.test_keys import ADA
+from tests.support.clock import Clock
 
 from pilothouse.db import Database
 from pilothouse.errors import TooMany, Unauthenticated, Unavailable
@@ -12,18 +13,6 @@ from pilothouse.identity.keys import Keys
 from pilothouse.identity.principal import Principal
 
 Make = Callable[..., Connections]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def keys(database: Database, clock: Clock) -> AsyncIterator[Keys]:
-    made = Keys(database, clock=clock.now, monotonic=clock.monotonic)
-    yield made
-    await made.close()
 
 
 @pytest.fixture

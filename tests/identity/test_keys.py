@@ -1,11 +1,11 @@
 """API keys, on both databases."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection, select
+from tests.support.clock import Clock
 
 from pilothouse.db import Database, open_database
 from pilothouse.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated, Unavailable
@@ -15,25 +15,6 @@ from pilothouse.identity.principal import Principal
 from pilothouse.identity.tables import api_keys
 
 
-class Clock:
-    """Time that stands still until it is turned."""
-
-    def __init__(self) -> None:
-        self.ms = 1_800_000_000_000
-
-    def now(self) -> int:
-        return self.ms
-
-    def monotonic(self) -> float:
-        return self.ms / 1000
-
-    def turn(self, *, seconds: float) -> None:
-        self.ms += int(seconds * 1000)
-
-    def at(self, *, seconds: float) -> datetime:
-        return datetime.fromtimestamp(self.ms / 1000 + seconds, UTC)
-
-
 def person(subject: str, *scopes: str, tenant: str = "acme") -> Principal:
     return Principal(tenant, subject, frozenset(scopes or {"chat", "runs:*", "keys:*"}), "jwt")
 
@@ -41,18 +22,6 @@ def person(subject: str, *scopes: str, tenant: str = "acme") -> Principal:
 ADA = person("ada")
 BOB = person("bob")
 ADMIN = person("root", "admin", "keys:*")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def keys(database: Database, clock: Clock) -> AsyncIterator[Keys]:
-    made = Keys(database, clock=clock.now, monotonic=clock.monotonic)
-    yield made
-    await made.close()
 
 
 def rows(connection: Connection) -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pilothouse.audit.record import MOST_DETAIL_CHARS, Action, AuditRecord, Outcome, bounded, new_record_id
+from pilothouse.audit.record import MOST_DETAIL_CHARS, Action, AuditRecord, Outcome, bounded
 from pilothouse.audit.service import Audit
 from pilothouse.errors import Forbidden, PilothouseError, Unauthenticated
 from pilothouse.http.auditing import added_to_audit
@@ -170,7 +170,6 @@ def _new(audit: Audit, scope: Scope, act: _Act, *, outcome: Outcome, code: str |
     connection = HTTPConnection(scope)
     now = audit.now()
     return AuditRecord(
-        id=new_record_id(),
         at=now,
         last_at=now,
         tenant=None if principal is None else principal.tenant,

@@ -5,7 +5,7 @@ Invariant: every text of a record comes through `bounded`, so both databases can
 """
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pilothouse.kit.ids import new_id
@@ -31,6 +31,11 @@ Outcome = Literal["ok", "refused", "failed"]
 MOST_DETAIL_CHARS = 2_000
 
 
+def new_record_id() -> str:
+    """An id for a new record."""
+    return new_id("aud")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
     """One act, or several equal refusals together.
@@ -47,12 +52,12 @@ class AuditRecord:
         client: the peer's address, as the ASGI server tells it.
     """
 
-    id: str
+    id: str = field(default_factory=new_record_id)
     at: int
     last_at: int
-    tenant: str | None
-    subject: str | None
-    credential: str | None
+    tenant: str | None = None
+    subject: str | None = None
+    credential: str | None = None
     action: Action
     outcome: Outcome
     code: str | None = None
@@ -63,11 +68,6 @@ class AuditRecord:
     request_id: str | None = None
     client: str | None = None
     user_agent: str | None = None
-
-
-def new_record_id() -> str:
-    """An id for a new record."""
-    return new_id("aud")
 
 
 def bounded(text: str | None, most: int) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from pilothouse.audit import repository
-from pilothouse.audit.record import Action, AuditRecord, bounded, new_record_id
+from pilothouse.audit.record import Action, AuditRecord, bounded
 from pilothouse.audit.refusals import Refusals
 from pilothouse.audit.repository import Wanted
 from pilothouse.db import Database
@@ -159,19 +159,7 @@ class Audit:
             return
         lost, self._lost = self._lost, 0
         now = self._clock()
-        self.note(
-            AuditRecord(
-                id=new_record_id(),
-                at=now,
-                last_at=now,
-                tenant=None,
-                subject=None,
-                credential=None,
-                action="audit.lost",
-                outcome="failed",
-                count=lost,
-            )
-        )
+        self.note(AuditRecord(at=now, last_at=now, action="audit.lost", outcome="failed", count=lost))
 
     async def _write(self, batch: list[AuditRecord]) -> None:
         try:
@@ -199,7 +187,6 @@ def operator_record(action: Action, *, tenant: str, object_kind: str, object_id:
     """
     now = now_ms()
     return AuditRecord(
-        id=new_record_id(),
         at=now,
         last_at=now,
         tenant=tenant,

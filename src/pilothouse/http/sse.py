@@ -8,6 +8,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from pilothouse.kit.timeouts import expire
 from pilothouse.observability.logs import get_logger
 
 HEARTBEAT = b": hb\n\n"
@@ -68,7 +69,7 @@ class EventStreamResponse(Response):
         """Stop the stream now, with `last` as the last thing its client is sent."""
         self._last = last
         if self._presence is not None:
-            _expire(self._presence)
+            expire(self._presence)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         ended, last = False, None
@@ -183,12 +184,7 @@ class _Pulse:
 async def _wait_for_leave(receive: Receive, presence: asyncio.Timeout) -> None:
     while (await receive())["type"] != "http.disconnect":
         continue
-    _expire(presence)
-
-
-def _expire(presence: asyncio.Timeout) -> None:
-    with contextlib.suppress(RuntimeError):  # it has expired already
-        presence.reschedule(0)
+    expire(presence)
 
 
 async def _close(source: AsyncIterator[bytes]) -> None:

@@ -27,6 +27,7 @@ from pilothouse.http.problems import (
 from pilothouse.identity.http import accepted_subprotocol, authenticate_again, authenticate_websocket
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
+from pilothouse.kit.timeouts import expire
 from pilothouse.kit.token_bucket import TokenBucket
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.events import START, EventPlace, parse_event_id
@@ -111,8 +112,7 @@ class _Socket:
         """The credential is no longer good: read no more frames, and say so. What is being done is done."""
         self._ended = error
         if self._waiting is not None:
-            with contextlib.suppress(RuntimeError):  # it has expired already
-                self._waiting.reschedule(0)
+            expire(self._waiting)
 
     async def serve(self) -> None:
         """Answer frames until the client leaves, or its credential is no longer good, or it sends far too many."""
