@@ -13,6 +13,7 @@ from pilothouse.server.connections import Connections
 
 _AT_ONCE = 16
 _PAUSE_SECONDS = 0.2
+_UNIX = getattr(socket, "AF_UNIX", None)
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -90,6 +91,8 @@ class Acceptor:
 
     async def _open(self, accepted: socket.socket) -> None:
         try:
+            if accepted.family != _UNIX:  # asyncio's loop does so only for sockets whose `proto` is set
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(self._factory, accepted)
         except OSError:  # it is gone already
             accepted.close()
