@@ -196,7 +196,7 @@ async def test_after_a_batch_that_was_given_up_nothing_is_written(database, monk
     async with Node(database, agent(answer)) as node:
         accepted = await node.start("Hello?")
         [run] = node.executor._runs.values()
-        monkeypatch.setattr("pilothouse.runs.journal._GIVE_UP_SECONDS", -1.0)
+        monkeypatch.setattr("pilothouse.db.patience.GIVE_UP_SECONDS", -1.0)
         with monkeypatch.context() as patch:
             patch.setattr(node.database, "write", refuse)
             run.journal.state_fact("message", step=1, text="lost")

@@ -15,7 +15,7 @@ from tests.support.logs import logged_by
 from tests.support.node import Crash, CutDatabase, Node
 from tests.support.server import ALL_SCOPES, AUDIENCE, ISSUER, SECRET, Person, RunningServer, running
 
-from pilothouse.errors import Conflict, NotFound, StartupError
+from pilothouse.errors import Conflict, NotFound, StartupError, Unavailable
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.runs import refusals
 from pilothouse.runs.tables import runs as run_rows
@@ -284,6 +284,47 @@ async def test_an_approved_call_is_not_made_once_the_token_of_its_run_has_expire
         [finished] = [event.data for event in events if event.type == "tool.finished"]
         assert finished["error"] == "credential_expired"
         assert events[-1].type == "run.completed"
+
+
+async def test_a_credential_that_cannot_be_checked_for_a_moment_stops_no_call_half_way(database):
+    """Seen in review: the error of one call's check cancelled its neighbour, which had begun."""
+    neighbour_runs, asked = asyncio.Event(), asyncio.Event()
+    paid: list[str] = []
+
+    @tool(effect="once", approval=True)
+    async def pay(order_id: str) -> str:
+        if order_id == "first":
+            neighbour_runs.set()
+            await asked.wait()
+        paid.append(order_id)
+        return "paid"
+
+    async def lapsed(_principal: Principal) -> None:
+        checks.append(len(checks))
+        if len(checks) == 2:
+            await neighbour_runs.wait()
+            raise Unavailable("The database can't be reached.")
+        if len(checks) == 3:
+            asked.set()
+
+    def answer(messages: list[ModelMessage], _info: AgentInfo) -> ModelResponse:
+        if len(messages) > 1:
+            return ModelResponse(parts=[TextPart("done")])
+        return ModelResponse(
+            parts=[ToolCallPart("pay", {"order_id": name}, tool_call_id=name) for name in ("first", "second")]
+        )
+
+    checks: list[int] = []
+    async with Node(database, Agent(FunctionModel(answer), name="payer", tools=[pay]), lapsed=lapsed) as node:
+        accepted = await node.start("go")
+        assert (await accepted.task).state == "awaiting_input"
+        for name in ("first", "second"):
+            await node.runs.answer(ME, accepted.run_id, call_id=name, approve=True)
+        async with asyncio.timeout(60):
+            while (run := await node.runs.get(ME, accepted.run_id)).state != "completed":
+                await asyncio.sleep(0.01)
+        assert sorted(paid) == ["first", "second"]
+        assert run.error is None
 
 
 def request_of(connection: Any, run_id: str) -> dict[str, Any]:

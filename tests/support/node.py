@@ -14,6 +14,7 @@ from pilothouse.engine.leases import Ownership, SoleOwner
 from pilothouse.engine.supervisor import Supervisor
 from pilothouse.identity.principal import Principal, local_principal
 from pilothouse.llm.gateway import ModelGateway
+from pilothouse.runs.active import Lapsed, never_lapsed
 from pilothouse.runs.admit import NewRun
 from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.deltas import DeltaWriter
@@ -98,6 +99,7 @@ class Node:
         *,
         settings: Settings | None = None,
         ownership: Ownership | None = None,
+        lapsed: Lapsed = never_lapsed,
         **served: Any,
     ):
         settings = settings or Settings()
@@ -115,6 +117,7 @@ class Node:
             deltas=self.deltas,
             ownership=ownership or SoleOwner(),
             default_model=settings.models.default,
+            lapsed=lapsed,
         )
         self.supervisor = Supervisor()
         self.supervisor.start("delta-writer", self.deltas.round)

@@ -6,7 +6,6 @@ a commit is under way goes with the next, so parallel tools share transactions.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,18 +16,14 @@ from sqlalchemy import Connection
 from pilothouse.conversations import repository as conversation_rows
 from pilothouse.conversations.transcript import Role, StoredMessage
 from pilothouse.db import Database
+from pilothouse.db.patience import until_available
 from pilothouse.db.values import column_text
 from pilothouse.engine.leases import Ownership
-from pilothouse.errors import Unavailable
 from pilothouse.kit.clock import now_ms
 from pilothouse.runs import repository
 from pilothouse.runs.errors import Fenced
 from pilothouse.runs.events import RunEvent, to_rows
 from pilothouse.runs.live import LiveRun
-
-_FIRST_WAIT_SECONDS = 0.25
-_LONGEST_WAIT_SECONDS = 2.0
-_GIVE_UP_SECONDS = 600.0
 
 
 @dataclass(slots=True)
@@ -227,18 +222,9 @@ class Journal:
 
         Or recorded, and the answer was lost: then it is not written again.
         """
-        tried = False
-        wait = _FIRST_WAIT_SECONDS
-        give_up = time.monotonic() + _GIVE_UP_SECONDS
-        while True:
-            try:
-                return await self._database.write(_write_batch, self.place, batch, tried=tried, unsure=self._unsure)
-            except Unavailable:
-                tried = True
-                if time.monotonic() > give_up:
-                    raise
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+        return await until_available(
+            lambda tried: self._database.write(_write_batch, self.place, batch, tried=tried, unsure=self._unsure)
+        )
 
     def _show(self, durable: int) -> None:
         """Everything up to this number is committed: show what was held for it, and what may follow."""

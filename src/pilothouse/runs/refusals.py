@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pilothouse.db.patience import until_available
 from pilothouse.observability.logs import get_logger
 from pilothouse.runs.active import ActiveRun, OpenCall
 from pilothouse.tools.policy import ToolPolicy
@@ -48,8 +49,13 @@ def nested_refusal(run: ActiveRun, policy: ToolPolicy) -> dict[str, Any] | None:
 
 
 async def lapsed_refusal(run: ActiveRun, opened: OpenCall) -> dict[str, Any] | None:
-    """The result of an approved call whose run was started with a credential that is no longer good, or None."""
-    lapsed = await run.lapsed(run.principal) if opened.state == "approved" else None
+    """The result of an approved call whose run was started with a credential that is no longer good, or None.
+
+    A database that is away is waited for: an error would stop the response's other calls half-way.
+    """
+    if opened.state != "approved":
+        return None
+    lapsed = await until_available(lambda _: run.lapsed(run.principal))
     if lapsed is None:
         return None
     log.warning(
