@@ -8,6 +8,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from pilothouse.http.presence import wait_for_leave
 from pilothouse.kit.timeouts import expire
 from pilothouse.observability.logs import get_logger
 
@@ -78,7 +79,7 @@ class EventStreamResponse(Response):
         try:
             async with presence:
                 pulse = _Pulse(send, self.heartbeat_seconds)
-                listener = asyncio.create_task(_wait_for_leave(receive, presence))
+                listener = asyncio.create_task(wait_for_leave(receive, presence))
                 try:
                     await self._stream(send, pulse)
                 finally:
@@ -179,12 +180,6 @@ class _Pulse:
             return  # the connection broke; receive() says so too
         finally:
             self.beating = None
-
-
-async def _wait_for_leave(receive: Receive, presence: asyncio.Timeout) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        continue
-    expire(presence)
 
 
 async def _close(source: AsyncIterator[bytes]) -> None:

@@ -1,9 +1,13 @@
 """Idempotency at the HTTP edge. Needs `app.state.idempotency`, an `Idempotency`."""
 
-from typing import Annotated, cast
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Request
 
+from pilothouse.http.presence import while_connected
+from pilothouse.idempotency.repository import KeyUse
 from pilothouse.idempotency.service import Idempotency
 
 IdempotencyKey = Annotated[
@@ -16,8 +20,26 @@ IdempotencyKey = Annotated[
 ]
 
 
-async def _idempotency(request: Request) -> Idempotency:
-    return cast("Idempotency", request.app.state.idempotency)
+class OnceForRequest:
+    """`Idempotency.once` for one request: it waits for an earlier one only while its client is there."""
+
+    def __init__(self, request: Request) -> None:
+        self._idempotency = cast("Idempotency", request.app.state.idempotency)
+        self._waits = partial(while_connected, request.receive)
+
+    async def once(
+        self, use: KeyUse | None, work: Callable[[], Awaitable[dict[str, Any]]], *, may_repeat: bool = False
+    ) -> dict[str, Any]:
+        """See `Idempotency.once`.
+
+        Raises:
+            ClientDisconnect: the client has left while it waited.
+        """
+        return await self._idempotency.once(use, work, may_repeat=may_repeat, waits=self._waits)
 
 
-Once = Annotated[Idempotency, Depends(_idempotency)]
+async def _once(request: Request) -> OnceForRequest:
+    return OnceForRequest(request)
+
+
+Once = Annotated[OnceForRequest, Depends(_once)]

@@ -34,6 +34,14 @@ _MESSAGE_CHARS = 300
 _Place = tuple[str, str, str]
 
 
+Waits = Callable[[Awaitable[Any]], Awaitable[Any]]
+"""Awaits something that may be cancelled, for as long as that makes sense."""
+
+
+async def _patiently(waiting: Awaitable[Any]) -> Any:
+    return await waiting
+
+
 @dataclass(slots=True)
 class _Ongoing:
     """Work that this process does for a key. `response` is what the key stands for when it is `over`; None: free."""
@@ -54,7 +62,12 @@ class Idempotency:
         self._unwritten: OrderedDict[_Place, tuple[KeyUse, str | None]] = OrderedDict()
 
     async def once(
-        self, use: KeyUse | None, work: Callable[[], Awaitable[dict[str, Any]]], *, may_repeat: bool = False
+        self,
+        use: KeyUse | None,
+        work: Callable[[], Awaitable[dict[str, Any]]],
+        *,
+        may_repeat: bool = False,
+        waits: Waits = _patiently,
     ) -> dict[str, Any]:
         """The result of `work`, a JSON object, or that of an earlier request with the same key and body.
 
@@ -64,6 +77,7 @@ class Idempotency:
         Args:
             may_repeat: the work changes nothing, or has the same effect when it is done again with the same key: any
                 failure gives the key back.
+            waits: how a repeated request waits for the first one: it may give up, the first one's work goes on.
 
         Raises:
             InvalidRequest: the key was used for something else.
@@ -73,7 +87,7 @@ class Idempotency:
         if use is None:
             return await work()
         place = (use.tenant, use.owner, use.key)
-        earlier = await self._claim(place, use)
+        earlier = await self._claim(place, use, waits)
         if earlier is not None:
             return _answer(earlier)
         ongoing = self._ongoing[place]
@@ -89,12 +103,12 @@ class Idempotency:
             self._ongoing.pop(place, None)
             ongoing.over.set()
 
-    async def _claim(self, place: _Place, use: KeyUse) -> str | None:
+    async def _claim(self, place: _Place, use: KeyUse, waits: Waits) -> str | None:
         """What the key stands for. None: it is ours now, and in `_ongoing`."""
         while True:
             if (ongoing := self._ongoing.get(place)) is not None:
                 _check_same(ongoing.use, use)
-                await ongoing.over.wait()
+                await waits(ongoing.over.wait())
                 if ongoing.response is not None:
                     return ongoing.response
                 continue  # it was given back: whoever is first may try
@@ -116,7 +130,7 @@ class Idempotency:
                 if not taken:
                     del self._ongoing[place]
                     mine.over.set()
-            response = row.response or await self._wait_elsewhere(place, use)
+            response = row.response or await waits(self._wait_elsewhere(place, use))
             if response is not None:
                 return response
 

@@ -1,4 +1,4 @@
-"""Connections that stay open, event streams and WebSockets: counted, and ended with the credential they came with.
+"""Connections that stay open: counted, and event streams and WebSockets ended with the credential they came with.
 
 Invariant: what is opened is counted until it is closed, however it ends: an owner closes it in a `finally`.
 """
@@ -154,7 +154,7 @@ class Connections:
 def _too_many(whose: str, held: int, setting: str) -> TooMany:
     have = "has" if whose != "You" else "have"
     return TooMany(
-        f"{whose} {have} {held} event streams and WebSockets open at this server, which is the limit. Close some, or "
+        f"{whose} {have} {held} event streams, WebSockets and waiting requests open at this server, which is the limit. Close some, or "
         f"ask the operator to raise {setting}.",
         code="too_many_connections",
         headers={"Retry-After": str(_RETRY_SECONDS)},

@@ -1,14 +1,15 @@
 """`POST /v1/chat` and `POST /v1/chat/stream`."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pilothouse.errors import PilothouseError, RunFailure, Unavailable
+from pilothouse.http.presence import while_connected
 from pilothouse.http.problems import encode_problem, problem_document, problem_responses, request_id_of
 from pilothouse.http.sse import EventStreamResponse, encode_event
 from pilothouse.idempotency.http import IdempotencyKey
@@ -17,12 +18,11 @@ from pilothouse.identity.http import OpenConnection, Scoped
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
 from pilothouse.observability.logs import get_logger
-from pilothouse.runs.attempt import Outcome
 from pilothouse.runs.events import START, EventPlace
 from pilothouse.runs.present import chat_answer, chat_answer_of
 from pilothouse.runs.requests import ChatRequests
 from pilothouse.runs.schemas import ChatAnswer, ChatRequest
-from pilothouse.runs.service import Accepted, Runs
+from pilothouse.runs.service import Runs
 
 log = get_logger(__name__)
 
@@ -34,6 +34,8 @@ STREAM_EXAMPLE = (
     'id: 1-4\nevent: text.delta\ndata: {"type":"text.delta","run_id":"run_01…","step":1,"text":"It ships "}\n\n'
     'id: 1-9\nevent: run.completed\ndata: {"type":"run.completed","run_id":"run_01…","text":"It ships tomorrow."}\n\n'
 )
+
+_LEFT = "its caller left"
 
 STREAM_CLOSED = "stream.closed"
 """The type of the last event of a stream that the server ends before its run has ended."""
@@ -80,16 +82,20 @@ async def chat(
     principal: Chatter,
     runs: RunService,
     requests: Requests,
+    open_connection: OpenConnection,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Answers when the run has ended, or waits for a person (`state: awaiting_input`, status 202)."""
     began = time.monotonic()
+    open_connection(principal)
     new = await requests.new_run(principal, body, stream=False, idempotency_key=idempotency_key)
     accepted = await runs.start(new)
-    if body.on_disconnect == "cancel":
-        outcome = await _wait_while_connected(request, principal, runs, accepted)
-    else:
-        outcome = await runs.wait(principal, accepted)
+    try:
+        outcome = await while_connected(request.receive, runs.wait(principal, accepted))
+    except ClientDisconnect:
+        if body.on_disconnect == "cancel":
+            await runs.cancel(principal, accepted.run_id, reason=_LEFT)
+        raise
     if outcome is not None and idempotency_key is None:  # copies of a request get equal answers: what is stored
         answer = chat_answer_of(
             outcome,
@@ -138,7 +144,7 @@ async def chat_stream(
     accepted = await runs.start(new)
 
     async def stop() -> None:
-        await runs.cancel(principal, accepted.run_id, reason="its caller left")
+        await runs.cancel(principal, accepted.run_id, reason=_LEFT)
 
     response = EventStreamResponse(
         event_bytes(runs, principal, accepted.run_id, START),
@@ -175,28 +181,6 @@ async def event_bytes(runs: Runs, principal: Principal, run_id: str, after: Even
             del batch  # a stream that waits keeps nothing of what it has sent
     except Unavailable as error:
         log.warning("stream_ended_early", run_id=run_id, reason=error.message)
-
-
-async def _wait_while_connected(
-    request: Request, principal: Principal, runs: Runs, accepted: Accepted
-) -> Outcome | None:
-    """As `Runs.wait`; if the caller leaves before that, the run is stopped, wherever it stands."""
-    waiting = asyncio.create_task(runs.wait(principal, accepted))
-    left = asyncio.create_task(_left(request))
-    try:
-        await asyncio.wait([waiting, left], return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
-            await runs.cancel(principal, accepted.run_id, reason="its caller left")
-        return await waiting
-    finally:
-        left.cancel()
-        waiting.cancel()
-        await asyncio.gather(left, waiting, return_exceptions=True)
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
 
 
 def failure_of(error: dict[str, Any], answer: dict[str, Any]) -> RunFailure:
