@@ -46,13 +46,14 @@ class ServerSettings(_Group):
     max_connections_per_credential: int = Field(
         default=2500,
         ge=1,
-        description="Most event streams, WebSockets and chats that wait for their answer an API key or a JWT may have open at this process.",
+        description="Most event streams, WebSockets and chats that wait for their answer that an API key or a JWT "
+        "may have open at this process.",
     )
     max_connections_per_subject: int = Field(
         default=5000,
         ge=1,
-        description="Most event streams, WebSockets and chats that wait for their answer a subject may have open at this process, all credentials "
-        "together.",
+        description="Most event streams, WebSockets and chats that wait for their answer that a subject may have open "
+        "at this process, all credentials together.",
     )
     heartbeat_seconds: float = Field(
         default=15, gt=0, le=15, description="Longest silence on an event stream before a heartbeat, seconds."

@@ -1,7 +1,7 @@
 import re
 import shutil
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import pytest
@@ -86,6 +86,26 @@ async def test_fastapis_own_pages_are_gone(client):
     assert (await client.get("/redoc")).status_code == 404
     assert (await client.get("/docs/oauth2-redirect")).status_code == 404
     assert "/docs" not in (await client.get("/openapi.json")).json()["paths"]
+
+
+async def test_the_document_is_encoded_once_and_names_the_prefix_it_is_served_under(monkeypatch):
+    app = make_app()
+    host = FastAPI()
+    host.mount("/ai", app)
+    asked: list[int] = []
+    document = app.openapi
+
+    def counted() -> dict[str, Any]:
+        asked.append(1)
+        return document()
+
+    monkeypatch.setattr(app, "openapi", counted)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(host), base_url="http://test") as client:
+        first, again = [await client.get("/ai/openapi.json") for _ in range(2)]
+    assert first.json()["servers"] == [{"url": "/ai"}]
+    assert first.headers["content-type"] == "application/json"
+    assert again.content == first.content
+    assert len(asked) == 1
 
 
 async def test_an_app_without_openapi_has_no_docs():

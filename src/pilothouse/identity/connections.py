@@ -154,8 +154,8 @@ class Connections:
 def _too_many(whose: str, held: int, setting: str) -> TooMany:
     have = "has" if whose != "You" else "have"
     return TooMany(
-        f"{whose} {have} {held} event streams, WebSockets and waiting requests open at this server, which is the limit. Close some, or "
-        f"ask the operator to raise {setting}.",
+        f"{whose} {have} {held} event streams, WebSockets and waiting requests open at this server, which is the "
+        f"limit. Close some, or ask the operator to raise {setting}.",
         code="too_many_connections",
         headers={"Retry-After": str(_RETRY_SECONDS)},
     )
