@@ -41,6 +41,20 @@ FORWARDING = [
     "X-Original-Forwarded-For",
     "Fly-Client-IP",
     "Via",
+    "CDN-Loop",
+    "Client-IP",
+    "Fastly-Client-IP",
+    "Forwarded-For",
+    "Proxy-Client-IP",
+    "X-AppEngine-User-IP",
+    "X-Azure-ClientIP",
+    "X-Envoy-External-Address",
+    "X-Forwarded",
+    "X-Host",
+    "X-Original-Host",
+    "X-ProxyUser-IP",
+    "X-Remote-Addr",
+    "X-Remote-IP",
 ]
 
 
