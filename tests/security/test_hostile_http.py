@@ -146,6 +146,16 @@ async def test_the_second_of_two_requests_in_one_packet_has_the_same_bounds(app)
                 assert rest == b"" or b"headers_too_large" in rest
 
 
+@pytest.mark.parametrize(("size", "status"), [(4096 - 100, 200), (4096 + 100, 431)])
+async def test_a_head_that_began_behind_another_request_has_the_same_bounds(app, size, status):
+    async with bounded(app, max_header_bytes=4096) as server:
+        client = await server.connect()
+        begin, end = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"\r\n\r\n"
+        head = begin + b"p" * (size - len(begin) - len(end)) + end
+        assert (await client.ask(GET + head[:2000])).status == 200
+        assert (await client.ask(head[2000:])).status == status
+
+
 async def test_100_headers_are_taken_and_101_are_not(app):
     async with bounded(app) as server:
         for number, status in ((99, 200), (100, 431)):
@@ -205,6 +215,14 @@ async def test_a_further_request_of_a_connection_has_the_same_deadline(app):
         assert (await client.ask(b"GET / HT")).status == 408
 
 
+async def test_a_head_that_began_behind_another_request_has_the_same_deadline(app):
+    async with bounded(app, header_seconds=0.2) as server:
+        client = await server.connect()
+        assert (await client.ask(GET + b"GET / HT")).status == 200
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (408, "request_timeout")
+
+
 async def test_a_connection_without_a_request_is_closed_without_an_answer(app):
     async with bounded(app, header_seconds=0.2) as server:
         client = await server.connect()
@@ -230,6 +248,17 @@ async def test_a_body_that_trickles_is_answered_408_and_its_application_is_told(
             answer = await answering
             assert (answer.status, answer.code) == (408, "request_timeout")
             await until(lambda: len(app.ended) == len(app.scopes))
+
+
+async def test_a_body_that_began_fast_and_then_trickles_is_answered_408(app):
+    async with bounded(app, body_seconds=0.3) as server:
+        client = await server.connect()
+        await client.send(HEAD + b"Content-Length: 1000000\r\n\r\n" + bytes(500_000))
+        answering = asyncio.create_task(client.answer())
+        while not answering.done() and await client.send(b"x"):
+            await asyncio.sleep(0.02)
+        answer = await answering
+        assert (answer.status, answer.code) == (408, "request_timeout")
 
 
 async def test_a_body_that_stands_still_after_its_answer_is_cut(app):
