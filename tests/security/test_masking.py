@@ -112,6 +112,8 @@ SECRETS = {
     "a / in it": "postgresql://ada:hunter2/hunter2@db/app",
     "no user": "redis://:hunter2@cache:6379/0",
     "driver": "postgresql+asyncpg://ada:hunter2@db/app",
+    "address in JSON": r'"postgresql:\/\/ada:hunter2@db\/app"',
+    "address in JSON in JSON": json.dumps(r'"postgresql:\/\/ada:hunter2@db\/app"'),
     "a token for a user": f"https://{BODY}@git.example.com/x.git",
     "two addresses": "amqp://a:hunter2@one,amqp://b:hunter2@two",
     "libpq": "host=db user=ada password=hunter2 dbname=app",
