@@ -22,7 +22,7 @@ BIG = 64 * 1024 * 1024
 
 class App:
     """Answers with the size of the body. /big is a large plain answer, /events a stream that ends with `release`,
-    /held waits for `release`, /early answers before it reads.
+    /held waits for `release`, /early answers before it reads, /polled asks again and again whether its caller has left.
     """
 
     def __init__(self) -> None:
@@ -55,6 +55,14 @@ class App:
     async def _held(self, receive: Receive, send: Send) -> None:
         await self.release.wait()
         await _answer(send, b"held")
+
+    async def _polled(self, receive: Receive, send: Send) -> None:
+        while not self.release.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    if (await receive())["type"] == "http.disconnect":
+                        return
+        await _answer(send, b"polled")
 
     async def _big(self, receive: Receive, send: Send) -> None:
         await _answer(send, bytes(BIG))
@@ -414,6 +422,29 @@ async def test_a_flood_of_pipelined_requests_is_not_read(app):
         (protocol,) = server.protocols()
         assert len(protocol.pipeline) <= MOST_PIPELINED
         assert len(protocol._held) < 1024 * 1024
+        assert await is_served(server)
+
+
+async def test_an_application_is_told_that_its_client_has_left_though_further_requests_wait(app):
+    async with bounded(app) as server:
+        client = await server.connect()
+        await client.send(b"GET /polled HTTP/1.1\r\nHost: a\r\n\r\n" + GET)
+        await until(lambda: app.scopes)
+        client.close()
+        await until(lambda: app.ended)
+        await until(lambda: len(server.connections) == 0)
+        assert [scope["path"] for scope in app.scopes] == ["/polled"]
+
+
+async def test_a_flood_of_pipelined_requests_ends_where_the_application_reads_on(app):
+    async with bounded(app) as server:
+        client = await server.connect()
+        await client.send(b"GET /polled HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: app.scopes)
+        async with asyncio.timeout(GUARD_SECONDS):
+            while await client.send(GET * 1000):
+                assert client.sent < 64 * 1024 * 1024
+        await until(lambda: app.ended)
         assert await is_served(server)
 
 
