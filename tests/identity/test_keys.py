@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from pilothouse.db import Database, open_database
 from pilothouse.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated, Unavailable
@@ -143,6 +143,44 @@ async def test_a_key_read_before_its_revocation_here_is_not_remembered_after(
     early = asyncio.create_task(keys.authenticate(token))
     await was_read.wait()
     await keys.revoke(ADA, record.id)
+    may_return.set()
+    await early
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await keys.authenticate(token)
+    await keys.close()
+
+
+async def test_a_key_that_is_found_revoked_is_refused_from_then_on(
+    keys: Keys, database: Database, clock: Clock
+) -> None:
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    await keys.authenticate(token)
+    await Keys(database, clock=clock.now, monotonic=clock.monotonic).revoke(ADA, record.id)
+    assert await keys.usable([record.id]) == set()
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await keys.authenticate(token)
+
+
+async def test_a_key_read_before_it_was_found_revoked_is_not_remembered_after(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_read, may_return = asyncio.Event(), asyncio.Event()
+    keys = Keys(database, clock=clock.now, monotonic=clock.monotonic)
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    read = database.read
+
+    async def slow_read(*args, **kwargs):
+        found = await read(*args, **kwargs)
+        was_read.set()
+        await may_return.wait()
+        return found
+
+    monkeypatch.setattr(database, "read", slow_read)
+    early = asyncio.create_task(keys.authenticate(token))
+    await was_read.wait()
+    monkeypatch.setattr(database, "read", read)
+    await Keys(database, clock=clock.now, monotonic=clock.monotonic).revoke(ADA, record.id)
+    assert await keys.usable([record.id]) == set()
     may_return.set()
     await early
     with pytest.raises(Unauthenticated, match="revoked"):
@@ -429,6 +467,15 @@ async def test_a_revocation_reaches_every_generation_and_nobody_else(keys: Keys,
     times = {key.id: key.revoked_at for key in await keys.page(ADA, limit=100)}
     assert times[middle] == first  # an earlier revocation keeps its time
     assert times[root.id] == first + 60_000
+
+
+async def test_a_revocation_stays_in_its_tenant_whatever_the_rows_say(keys: Keys, database: Database) -> None:
+    parent, _ = await keys.create(ADA, "parent", scopes=["chat"])
+    theirs, token = await keys.create(person("bob", tenant="other"), "theirs", scopes=["chat"])
+    astray = update(api_keys).where(api_keys.c.id == theirs.id).values(parent_id=parent.id)
+    await database.write(lambda connection: connection.execute(astray) and None)
+    await keys.revoke(ADA, parent.id)
+    assert (await keys.authenticate(token)).tenant == "other"
 
 
 async def test_two_revocations_that_meet_both_succeed(keys: Keys, database: Database, clock: Clock) -> None:
