@@ -60,6 +60,27 @@ class Choosy(FunctionToolset[Any]):
         return {}
 
 
+class PerRun(FunctionToolset[Any]):
+    """A function toolset that is another one in each run."""
+
+    async def for_run(self, ctx: RunContext[Any]) -> FunctionToolset[Any]:
+        return FunctionToolset([])
+
+
+class PerStep(FunctionToolset[Any]):
+    """A function toolset that is another one in each step of a run."""
+
+    async def for_run_step(self, ctx: RunContext[Any]) -> FunctionToolset[Any]:
+        return FunctionToolset([])
+
+
+class Entered(FunctionToolset[Any]):
+    """A function toolset that has to be entered."""
+
+    async def __aenter__(self) -> "Entered":
+        return self
+
+
 def hidden(_ctx: RunContext[Any], _tool_def: Any) -> None:
     return None
 
@@ -79,6 +100,11 @@ WRAPPED = {
     "of their own": lambda: Quiet(plain()),
     "a transparent one's subclass": lambda: Silent(plain(), ""),
     "a function toolset's subclass": lambda: Choosy([act()]),
+    "another one in each run": lambda: PerRun([act()]),
+    "another one in each step": lambda: PerStep([act()]),
+    "one that has to be entered": lambda: Entered([act()]),
+    "around a prefix": lambda: plain().prefixed("shop").filtered(lambda _ctx, _tool: False),
+    "around a rename": lambda: plain().renamed({"acting": "act"}).filtered(lambda _ctx, _tool: False),
     "inside a prefix": lambda: PrefixedToolset(plain().filtered(lambda _ctx, _tool: False), "shop"),
     "around a combination": lambda: CombinedToolset([plain()]).filtered(lambda _ctx, _tool: False),
     "prepare": lambda: FunctionToolset([Tool(act(), prepare=hidden)]),
