@@ -334,3 +334,11 @@ async def test_who_asks_pydantic_ai_for_approval_asks_a_person(database_url, ask
         assert made == (["act"] if approve else [])
         assert ("acted" if approve else "rejected") in events[-1].data["text"]
         assert [event.type for event in events].count("approval.requested") == 1
+
+
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+async def test_a_tool_that_asks_for_a_person_is_not_made_where_another_tool_calls_it(sqlite_url, asking):
+    async with running(sqlite_url, calls("through"), setup=serve(asking(), FunctionToolset([through]))) as server:
+        answer = await server.chat("go")
+        assert made == []
+        assert "approval" in answer["text"]
