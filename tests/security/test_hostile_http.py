@@ -364,6 +364,20 @@ async def test_over_the_limit_a_new_connection_is_answered_503_and_the_others_li
         assert await is_served(server)
 
 
+async def test_a_bounded_number_of_refused_connections_is_kept_and_each_for_a_moment(app):
+    async with bounded(app, max_connections=5) as server:
+        held = [await server.connect() for _ in range(5)]
+        for client in held:
+            await client.send(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: len(app.scopes) == 5)
+        for client in [await server.connect() for _ in range(2 * connections_module.MOST_LINGERING)]:
+            assert (await client.answer()).status == 503
+            assert server.connections.lingering <= connections_module.MOST_LINGERING
+        await until(lambda: server.connections.lingering == 0)  # though their clients stay
+        server.do(app.release.set)
+        assert [(await client.answer()).body for client in held] == [b"held"] * 5
+
+
 async def test_at_the_limit_the_oldest_connection_without_a_request_gives_way(app):
     async with bounded(app, max_connections=5) as server:
         working = await server.connect()

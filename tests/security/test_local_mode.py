@@ -314,6 +314,19 @@ async def test_a_request_without_one_good_host_is_400_under_any_server(app: Pilo
     assert answer.code == "bad_host"
 
 
+@pytest.mark.parametrize("hosts", [b"", b"Host: localhost\r\nHost: evil.example\r\n", b"Host: a b\r\n"], ids=repr)
+async def test_a_websocket_without_one_good_host_is_400_under_any_server(app: Pilothouse, hosts: bytes) -> None:
+    handshake = (
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    async with served(app) as port:
+        client = await RawClient.connect(port)
+        answer = await client.ask(b"GET /v1/chat/ws/new HTTP/1.1\r\n" + hosts + handshake)
+        client.close()
+    assert answer.status == 400
+
+
 async def test_http_1_0_needs_no_host(app: Pilothouse) -> None:
     async with served(app) as port:
         client = await RawClient.connect(port)
