@@ -146,6 +146,22 @@ async def test_a_decision_about_another_step_or_other_arguments_is_refused(datab
         assert shop.made == ["7"]
 
 
+async def test_a_call_is_not_answered_the_other_way_while_another_one_waits(database_url):
+    shop = Shop()
+    both = Turn(tool_calls=[ToolCall(name="refund", arguments={"order_id": order}) for order in ("7", "8")])
+    script = Script(rules=[Rule(when=When(user_contains="go"), turn=both, times=1)], turns=["Done."])
+    async with running(database_url, script, agents=[shop.agent]) as server:
+        entitled = server.person("ada", scope=ENTITLED)
+        run_id = (await entitled.send("go")).json()["run_id"]
+        first, second = (await entitled.run(run_id))["waiting"]
+        assert (await decide(entitled, run_id, first)).status_code == 202
+        assert code_of(await decide(entitled, run_id, first, approve=False)) == (409, "already_answered")
+        assert (await decide(entitled, run_id, first)).status_code == 202  # the same again changes nothing
+        assert (await decide(entitled, run_id, second, approve=False)).status_code == 202
+        assert (await entitled.events(run_id))[-1].type == "run.completed"
+        assert shop.made == [first["arguments"]["order_id"]]
+
+
 async def events_so_far(person: Person, run_id: str) -> list[dict[str, Any]]:
     response = await person.http.get(f"/v1/runs/{run_id}/events", headers={"Accept": "application/json"})
     return response.json()["items"]

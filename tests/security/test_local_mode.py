@@ -15,7 +15,9 @@ from tests.support.raw_http import RawClient
 from tests.support.server import settings_for
 
 from pilothouse.app import Pilothouse
+from pilothouse.errors import Forbidden
 from pilothouse.identity import local_principal
+from pilothouse.identity.local_mode import require_local
 from pilothouse.testing.provider import Script, ScriptedProvider
 
 HERE = ("127.0.0.1", 50000)
@@ -211,6 +213,25 @@ async def test_a_host_that_is_none_is_refused(app: Pilothouse, host: str) -> Non
 async def test_a_page_of_another_site_is_refused_also_for_get(app: Pilothouse, headers: dict[str, str]) -> None:
     assert refused(await Asgi(app).get(**headers))
     assert await Asgi(app).websocket(**headers) == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (b"host", [b"localhost", b"evil.example"]),
+        (b"host", [b"evil.example", b"localhost"]),
+        (b"origin", [b"http://localhost", b"https://evil.example"]),
+        (b"sec-fetch-site", [b"same-origin", b"cross-site"]),
+    ],
+)
+def test_each_of_several_headers_of_a_name_counts_against_a_request(name: bytes, values: list[bytes]) -> None:
+    """Also under a server that lets two Hosts through."""
+    headers = [(name, value) for value in values]
+    if name != b"host":
+        headers.append((b"host", b"localhost"))
+    with pytest.raises(Forbidden) as caught:
+        require_local({"client": HERE, "server": ("127.0.0.1", 8420), "headers": headers})
+    assert caught.value.code == "local_mode"
 
 
 @pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])

@@ -68,12 +68,13 @@ class Application:
         self.may_accept = asyncio.Event()
         self.accepted = asyncio.Event()
         self.receive: Any = None
+        self.refuses = False
         self.leave = asyncio.Event()
 
     async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await self.may_accept.wait()
-        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close"} if self.refuses else {"type": "websocket.accept"})
         self.receive = receive
         self.accepted.set()
         await self.leave.wait()
@@ -217,5 +218,58 @@ async def test_a_peer_that_does_not_read_the_rest_is_cut_when_the_application_ha
     monkeypatch.setattr(websocket_bounds, "_CLOSE_SECONDS", 0.05)
     await peer.accepted()
     peer.application.leave.set()
+    async with asyncio.timeout(30):
+        await peer.transport.aborted.wait()
+
+
+async def test_a_peer_that_does_not_read_its_refusal_is_cut_though_the_application_stays(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket_bounds, "_CLOSE_SECONDS", 0.05)
+    peer.application.refuses = True
+    await peer.accepted()
+    async with asyncio.timeout(30):
+        await peer.transport.aborted.wait()
+
+
+async def test_the_time_of_a_message_is_not_that_of_the_next(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+    call_later = loop.call_later
+
+    def noted(delay: float, *args: Any) -> asyncio.TimerHandle:
+        timer = call_later(delay, *args)
+        if delay == websocket_bounds._MESSAGE_SECONDS:
+            timers.append(timer)
+        return timer
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    await peer.accepted()
+    message = frame(TEXT, b"x" * 1000)
+    peer.send(message[:500])
+    peer.send(message[500:] + message[:500])
+    await peer.application.receive()
+    assert [timer.cancelled() for timer in timers] == [True, False]
+    peer.send(message[500:])
+    assert all(timer.cancelled() for timer in timers)
+
+
+async def test_a_message_that_we_do_not_read_on_is_not_late(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket_bounds, "_MESSAGE_SECONDS", 0.05)
+    await peer.accepted()
+    half = frame(TEXT, b"x" * 1000)
+    peer.send(frame(TEXT, b"whole") + half[:500])
+    assert not peer.transport.reading  # the application has not taken the first one
+    await asyncio.sleep(0.5)  # several times as long as a message may take
+    assert not peer.transport.closing
+    assert (await peer.application.receive())["text"] == "whole"
+    peer.send(half[500:])
+    assert (await peer.application.receive())["text"] == "x" * 1000
+
+
+async def test_a_peer_that_answers_no_ping_is_cut(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket_bounds, "_CLOSE_SECONDS", 0.05)
+    await peer.accepted()
+    peer.protocol.keepalive_timeout()
     async with asyncio.timeout(30):
         await peer.transport.aborted.wait()
