@@ -280,6 +280,13 @@ def test_a_line_is_bounded_whatever_is_in_it_and_says_how_much_it_left_out(logs)
     assert shown["many"][-1] == "… 999900 more"
 
 
+def test_a_line_of_many_long_values_is_bounded_as_a_whole(logs):
+    out = logs()
+    get_logger("a").info("x", **{f"field{number}": "y" * 8_000 for number in range(100)})
+    assert len(out.getvalue()) < 100_000
+    assert "characters left out" in json.loads(out.getvalue())["field99"]
+
+
 def recursion(depth):
     return depth and recursion(depth - 1)
 
