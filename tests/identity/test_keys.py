@@ -489,6 +489,17 @@ async def test_two_revocations_that_meet_both_succeed(keys: Keys, database: Data
     assert all(row["revoked_at"] for row in await database.read(rows))
 
 
+async def test_why_a_key_is_no_longer_good_is_asked_for_anew_each_time(keys: Keys, clock: Clock) -> None:
+    short, _ = await keys.create(ADA, "short", scopes=["chat"], expires_at=clock.at(seconds=5))
+    revoked, _ = await keys.create(ADA, "revoked", scopes=["chat"])
+    assert [await keys.lapsed("acme", key.id) for key in (short, revoked)] == [None, None]
+    await keys.revoke(ADA, revoked.id)
+    clock.turn(seconds=5)
+    assert [await keys.lapsed("acme", key.id) for key in (short, revoked)] == ["expired", "revoked"]
+    assert await keys.lapsed("other", short.id) == "revoked"  # it has no such key
+    assert await keys.lapsed("acme", "key_nosuch") == "revoked"
+
+
 async def test_which_keys_are_usable_is_asked_for_many_at_once(keys: Keys, clock: Clock) -> None:
     good, _ = await keys.create(ADA, "good", scopes=["chat"])
     short, _ = await keys.create(ADA, "short", scopes=["chat"], expires_at=clock.at(seconds=5))
