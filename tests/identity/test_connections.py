@@ -86,6 +86,22 @@ async def test_two_thousand_idle_connections_cost_one_query(
     assert len(connections) == 4000
 
 
+async def test_looks_come_often_enough_to_end_what_was_revoked_within_five_seconds(
+    connections: Connections, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Unauthenticated] = []
+    connections.open(jwt("short", expires_at=clock.now())).when_ended(told.append)
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("pilothouse.identity.connections.asyncio.sleep", sleep)
+    await connections.round()
+    assert len(told) == 1
+    assert sum(waited) < 5
+
+
 async def test_without_connections_of_keys_the_database_is_not_asked(
     connections: Connections, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

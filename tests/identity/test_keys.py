@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 from tests.support.clock import Clock
 
 from pilothouse.db import Database, open_database
@@ -112,6 +112,44 @@ async def test_a_key_read_before_its_revocation_here_is_not_remembered_after(
     early = asyncio.create_task(keys.authenticate(token))
     await was_read.wait()
     await keys.revoke(ADA, record.id)
+    may_return.set()
+    await early
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await keys.authenticate(token)
+    await keys.close()
+
+
+async def test_a_key_that_is_found_revoked_is_refused_from_then_on(
+    keys: Keys, database: Database, clock: Clock
+) -> None:
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    await keys.authenticate(token)
+    await Keys(database, clock=clock.now, monotonic=clock.monotonic).revoke(ADA, record.id)
+    assert await keys.usable([record.id]) == set()
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await keys.authenticate(token)
+
+
+async def test_a_key_read_before_it_was_found_revoked_is_not_remembered_after(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_read, may_return = asyncio.Event(), asyncio.Event()
+    keys = Keys(database, clock=clock.now, monotonic=clock.monotonic)
+    record, token = await keys.create(ADA, "nightly", scopes=["chat"])
+    read = database.read
+
+    async def slow_read(*args, **kwargs):
+        found = await read(*args, **kwargs)
+        was_read.set()
+        await may_return.wait()
+        return found
+
+    monkeypatch.setattr(database, "read", slow_read)
+    early = asyncio.create_task(keys.authenticate(token))
+    await was_read.wait()
+    monkeypatch.setattr(database, "read", read)
+    await Keys(database, clock=clock.now, monotonic=clock.monotonic).revoke(ADA, record.id)
+    assert await keys.usable([record.id]) == set()
     may_return.set()
     await early
     with pytest.raises(Unauthenticated, match="revoked"):
@@ -400,6 +438,15 @@ async def test_a_revocation_reaches_every_generation_and_nobody_else(keys: Keys,
     assert times[root.id] == first + 60_000
 
 
+async def test_a_revocation_stays_in_its_tenant_whatever_the_rows_say(keys: Keys, database: Database) -> None:
+    parent, _ = await keys.create(ADA, "parent", scopes=["chat"])
+    theirs, token = await keys.create(person("bob", tenant="other"), "theirs", scopes=["chat"])
+    astray = update(api_keys).where(api_keys.c.id == theirs.id).values(parent_id=parent.id)
+    await database.write(lambda connection: connection.execute(astray) and None)
+    await keys.revoke(ADA, parent.id)
+    assert (await keys.authenticate(token)).tenant == "other"
+
+
 async def test_two_revocations_that_meet_both_succeed(keys: Keys, database: Database, clock: Clock) -> None:
     root, token = await keys.create(ADA, "root", scopes=["keys:*", "chat"])
     ids = [root.id]
@@ -409,6 +456,17 @@ async def test_two_revocations_that_meet_both_succeed(keys: Keys, database: Data
     nodes = [Keys(database, clock=clock.now, monotonic=clock.monotonic) for _ in ids]
     await asyncio.gather(*(node.revoke(ADA, key_id) for node, key_id in zip(nodes, reversed(ids), strict=True)))
     assert all(row["revoked_at"] for row in await database.read(rows))
+
+
+async def test_why_a_key_is_no_longer_good_is_asked_for_anew_each_time(keys: Keys, clock: Clock) -> None:
+    short, _ = await keys.create(ADA, "short", scopes=["chat"], expires_at=clock.at(seconds=5))
+    revoked, _ = await keys.create(ADA, "revoked", scopes=["chat"])
+    assert [await keys.lapsed("acme", key.id) for key in (short, revoked)] == [None, None]
+    await keys.revoke(ADA, revoked.id)
+    clock.turn(seconds=5)
+    assert [await keys.lapsed("acme", key.id) for key in (short, revoked)] == ["expired", "revoked"]
+    assert await keys.lapsed("other", short.id) == "revoked"  # it has no such key
+    assert await keys.lapsed("acme", "key_nosuch") == "revoked"
 
 
 async def test_which_keys_are_usable_is_asked_for_many_at_once(keys: Keys, clock: Clock) -> None:

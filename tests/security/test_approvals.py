@@ -9,14 +9,15 @@ import pytest
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
-from sqlalchemy import update
+from sqlalchemy import select, update
 from tests.promises.test_p3_in_doubt_is_said_not_guessed import World
 from tests.support.logs import logged_by
 from tests.support.node import Crash, CutDatabase, Node
 from tests.support.server import ALL_SCOPES, AUDIENCE, ISSUER, SECRET, Person, RunningServer, running
 
-from pilothouse.errors import Conflict, NotFound, StartupError, Unavailable
+from pilothouse.errors import Conflict, Forbidden, NotFound, StartupError, Unavailable
 from pilothouse.identity.principal import Principal, local_principal
+from pilothouse.kit.jsons import dumps, loads
 from pilothouse.runs import refusals
 from pilothouse.runs.tables import runs as run_rows
 from pilothouse.runs.tables import steps as step_rows
@@ -143,6 +144,22 @@ async def test_a_decision_about_another_step_or_other_arguments_is_refused(datab
         assert (await decide(entitled, run_id, call, **seen)).status_code == 202
         await entitled.events(run_id)
         assert shop.made == ["7"]
+
+
+async def test_a_call_is_not_answered_the_other_way_while_another_one_waits(database_url):
+    shop = Shop()
+    both = Turn(tool_calls=[ToolCall(name="refund", arguments={"order_id": order}) for order in ("7", "8")])
+    script = Script(rules=[Rule(when=When(user_contains="go"), turn=both, times=1)], turns=["Done."])
+    async with running(database_url, script, agents=[shop.agent]) as server:
+        entitled = server.person("ada", scope=ENTITLED)
+        run_id = (await entitled.send("go")).json()["run_id"]
+        first, second = (await entitled.run(run_id))["waiting"]
+        assert (await decide(entitled, run_id, first)).status_code == 202
+        assert code_of(await decide(entitled, run_id, first, approve=False)) == (409, "already_answered")
+        assert (await decide(entitled, run_id, first)).status_code == 202  # the same again changes nothing
+        assert (await decide(entitled, run_id, second, approve=False)).status_code == 202
+        assert (await entitled.events(run_id))[-1].type == "run.completed"
+        assert shop.made == [first["arguments"]["order_id"]]
 
 
 async def events_so_far(person: Person, run_id: str) -> list[dict[str, Any]]:
@@ -437,7 +454,8 @@ async def test_who_decides_for_others_sees_no_call_that_does_not_need_four_eyes(
             assert code_of(await decide(checker, run_id, call)) == (404, "run_not_found")
 
 
-async def test_a_starters_own_yes_does_not_hold_where_four_eyes_are_needed(database):
+@pytest.mark.parametrize(("decider", "holds"), [(None, False), (ME.subject, False), ("somebody else", True)])
+async def test_a_starters_own_yes_does_not_hold_where_four_eyes_are_needed(database, decider, holds):
     """However it came into the row: by a release whose tool did not need them yet, or by hand."""
     world = SameIds(["7"])
     async with Node(database, world.agent) as node:
@@ -451,15 +469,45 @@ async def test_a_starters_own_yes_does_not_hold_where_four_eyes_are_needed(datab
         paid.append(order_id)
         return "paid"
 
+    def approve(connection: Any) -> None:
+        mine = step_rows.c.call_id == "c0"
+        stored = loads(connection.execute(select(step_rows.c.approval).where(mine)).scalar_one())
+        approval = dumps({**stored, "decided_by": decider})
+        connection.execute(update(step_rows).where(mine).values(state="approved", approval=approval))
+
     stricter = Agent(world.agent.model, name="payer", tools=[pay])
-    await database.write(
-        lambda c: c.execute(update(step_rows).where(step_rows.c.call_id == "c0").values(state="approved")) and None
-    )
+    await database.write(approve)
     async with Node(database, stricter) as node:
-        assert (await node.resume(run_id)).state == "awaiting_input"
-        assert paid == []
+        assert (await node.resume(run_id)).state == ("completed" if holds else "awaiting_input")
+        assert paid == (["7"] if holds else [])
         with pytest.raises(NotFound):
             await node.runs.waiting(Principal("else", "bob", frozenset({"*"}), "local"), run_id)
+
+
+@pytest.mark.parametrize(("then", "now"), [(False, True), (True, False)])
+async def test_four_eyes_are_needed_if_they_were_when_the_call_was_asked_about_or_are_today(database, then, now):
+    world = SameIds(["7"])
+
+    def payer(*, four_eyes: bool) -> Agent:
+        @tool(effect="once", approval=True, four_eyes=four_eyes)
+        async def pay(order_id: str) -> str:
+            world.paid.append(order_id)
+            return "paid"
+
+        return Agent(world.agent.model, name="payer", tools=[pay])
+
+    async with Node(database, payer(four_eyes=then)) as node:
+        assert (await node.finish("go")).state == "awaiting_input"
+        run_id = (await node.runs.page(ME, limit=1))[0].id
+        await node.executor.close(grace_seconds=0)
+    async with Node(database, payer(four_eyes=now)) as node:
+        [call] = (await node.runs.waiting(ME, run_id)).calls
+        assert call.four_eyes
+        for approve in (True, False):
+            with pytest.raises(Forbidden) as caught:
+                await node.runs.answer(ME, run_id, call_id="c0", approve=approve)
+            assert caught.value.code == "four_eyes"
+    assert world.paid == []
 
 
 async def test_two_deciders_at_once_make_one_decision(database_url):

@@ -264,6 +264,30 @@ async def test_an_act_whose_record_can_not_be_written_stands_and_is_recorded_onc
     assert await everything(audit) == [mine]
 
 
+async def test_an_act_is_recorded_before_its_caller_is_answered(sqlite_url, monkeypatch):
+    async with running(sqlite_url, Script(turns=["Hello."])) as server:
+        path = f"/v1/runs/{(await server.chat('hi'))['run_id']}/cancel"
+        order: list[str] = []
+        record = server.services.audit.record
+
+        async def noted(entry):
+            await record(entry)
+            order.append("recorded")
+
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            order.append(message["type"])
+
+        monkeypatch.setattr(server.services.audit, "record", noted)
+        headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {server.token}".encode())]
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "method": "POST"}
+        scope |= {"path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"", "headers": headers}
+        await server.app({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}, receive, send)
+    assert order[:2] == ["recorded", "http.response.start"]
+
+
 async def test_a_write_that_is_cancelled_is_made_up_for(database):
     class Slow(Flaky):
         async def write(self, unit: Any, *args: Any, **kwargs: Any) -> Any:

@@ -81,6 +81,21 @@ async def test_what_an_expired_jwt_has_open_ends_and_its_run_goes_on(database_ur
         assert (await server.events(stream.run_id, after=stream.events[-2].id))[-1].type == "run.completed"
 
 
+async def test_a_run_that_ends_with_its_socket_goes_on_when_it_is_the_credential_that_ends(database_url):
+    tools = Tools()
+    async with running(database_url, HOLD, setup=tools.agent()) as server:
+        key = await make_key(server)
+        async with server.bearer(key["token"]).session.ws_connect("/v1/chat/ws/new") as socket:
+            await socket.send_json({"type": "message", "message": "go", "on_disconnect": "cancel"})
+            await tools.entered.wait()
+            await revoke_elsewhere(server, key["id"])
+            _, code = await closing(socket)
+        assert code == 4401
+        [run] = (await server.get("/v1/runs")).json()["items"]
+        tools.go_on.set()
+        assert (await server.events(run["id"]))[-1].type == "run.completed"
+
+
 async def test_what_others_have_open_stays_open(database_url):
     tools = Tools()
     async with running(database_url, HOLD, setup=tools.agent()) as server:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent, ModelRetry, RunContext, Tool
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred
+from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.toolsets import (
     ApprovalRequiredToolset,
     CombinedToolset,
@@ -18,6 +19,8 @@ from tests.support.server import ALL_SCOPES, RunningServer, running
 from pilothouse.app import Pilothouse
 from pilothouse.testing.provider import Rule, Script, ToolCall, Turn, When
 from pilothouse.tools import tool
+from pilothouse.tools.policy import ToolPolicy
+from pilothouse.tools.toolsets import stricter
 
 made: list[str] = []
 
@@ -60,6 +63,27 @@ class Choosy(FunctionToolset[Any]):
         return {}
 
 
+class PerRun(FunctionToolset[Any]):
+    """A function toolset that is another one in each run."""
+
+    async def for_run(self, ctx: RunContext[Any]) -> FunctionToolset[Any]:
+        return FunctionToolset([])
+
+
+class PerStep(FunctionToolset[Any]):
+    """A function toolset that is another one in each step of a run."""
+
+    async def for_run_step(self, ctx: RunContext[Any]) -> FunctionToolset[Any]:
+        return FunctionToolset([])
+
+
+class Entered(FunctionToolset[Any]):
+    """A function toolset that has to be entered."""
+
+    async def __aenter__(self) -> "Entered":
+        return self
+
+
 def hidden(_ctx: RunContext[Any], _tool_def: Any) -> None:
     return None
 
@@ -79,6 +103,11 @@ WRAPPED = {
     "of their own": lambda: Quiet(plain()),
     "a transparent one's subclass": lambda: Silent(plain(), ""),
     "a function toolset's subclass": lambda: Choosy([act()]),
+    "another one in each run": lambda: PerRun([act()]),
+    "another one in each step": lambda: PerStep([act()]),
+    "one that has to be entered": lambda: Entered([act()]),
+    "around a prefix": lambda: plain().prefixed("shop").filtered(lambda _ctx, _tool: False),
+    "around a rename": lambda: plain().renamed({"acting": "act"}).filtered(lambda _ctx, _tool: False),
     "inside a prefix": lambda: PrefixedToolset(plain().filtered(lambda _ctx, _tool: False), "shop"),
     "around a combination": lambda: CombinedToolset([plain()]).filtered(lambda _ctx, _tool: False),
     "prepare": lambda: FunctionToolset([Tool(act(), prepare=hidden)]),
@@ -148,6 +177,32 @@ async def test_a_tool_that_one_agent_wraps_is_wrapped_for_all(sqlite_url, strict
         assert (await call(server)).json()["code"] == "needs_run"
 
 
+@pytest.mark.parametrize("strict_first", [True, False])
+async def test_a_tool_that_needs_approval_for_one_agent_needs_it_for_all(sqlite_url, strict_first):
+    function = act()
+    both = [FunctionToolset([Tool(function, requires_approval=True)]), FunctionToolset([function])]
+
+    def setup(app: Pilothouse) -> None:
+        for index, toolset in enumerate(both if strict_first else both[::-1]):
+            app.agent(Agent(name=f"agent{index}"), toolsets=[toolset])
+
+    async with running(sqlite_url, setup=setup) as server:
+        assert (await call(server)).json()["code"] == "approval_required"
+        assert made == []
+
+
+def test_the_stricter_of_two_policies_has_the_terms_of_both():
+    plain = ToolPolicy(name="act")
+    one = ToolPolicy(name="act", approval=True, scopes=("orders:write",), timeout_seconds=5)
+    other = ToolPolicy(name="act", approval=True, four_eyes=True, scopes=("money:spend",), timeout_seconds=9)
+    for policy in (stricter(one, other), stricter(other, one)):
+        assert (policy.approval, policy.four_eyes, policy.timeout_seconds) == (True, True, 5)
+        assert set(policy.scopes) == {"orders:write", "money:spend"}
+    for policy in (stricter(one, plain), stricter(plain, one)):
+        assert (policy.approval, policy.four_eyes, policy.timeout_seconds) == (True, False, 5)
+        assert policy.scopes == ("orders:write",)
+
+
 async def test_the_limit_of_a_toolset_holds_for_direct_calls(sqlite_url):
     async with running(sqlite_url, setup=serve(FunctionToolset([act()], timeout=7))) as server:
         assert (await listed(server))["timeout_seconds"] == 7
@@ -208,6 +263,22 @@ async def test_the_scopes_of_a_tool_known_only_in_runs_hold(sqlite_url):
         assert step["effect"] == "idempotent"
 
 
+async def through(ctx: RunContext[Any]) -> Any:
+    """Call the other one."""
+    assert ctx.tool_manager is not None
+    return await ctx.tool_manager.handle_call(ToolCallPart("act", {}, tool_call_id="inner"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"), [({}, "acted"), ({"scopes": ["orders:write"]}, "forbidden"), ({"approval": True}, "forbidden")]
+)
+async def test_the_rules_of_a_tool_hold_where_another_tool_calls_it(sqlite_url, policy, told):
+    async with running(sqlite_url, calls("through"), setup=serve(FunctionToolset([act(**policy), through]))) as server:
+        answer = await server.chat("go")
+        assert told in answer["text"]
+        assert made == (["act"] if told == "acted" else [])
+
+
 async def test_the_approval_of_a_wrapped_tool_holds_in_runs(database_url):
     toolset = FunctionToolset([Tool(act(approval=True), prepare=rename)])
     async with running(database_url, calls("other"), setup=serve(toolset)) as server:
@@ -263,3 +334,11 @@ async def test_who_asks_pydantic_ai_for_approval_asks_a_person(database_url, ask
         assert made == (["act"] if approve else [])
         assert ("acted" if approve else "rejected") in events[-1].data["text"]
         assert [event.type for event in events].count("approval.requested") == 1
+
+
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+async def test_a_tool_that_asks_for_a_person_is_not_made_where_another_tool_calls_it(sqlite_url, asking):
+    async with running(sqlite_url, calls("through"), setup=serve(asking(), FunctionToolset([through]))) as server:
+        answer = await server.chat("go")
+        assert made == []
+        assert "approval" in answer["text"]

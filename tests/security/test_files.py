@@ -100,6 +100,25 @@ async def test_files_of_an_earlier_release_are_tightened_at_start_and_the_log_sa
     assert lines == []  # once is enough
 
 
+def test_whatever_lies_beside_a_database_of_an_earlier_release_is_tightened(tmp_path):
+    path = tmp_path / "pilothouse.db"
+    files = [path, *(tmp_path / f"pilothouse.db{suffix}" for suffix in ("-wal", "-shm", "-journal"))]
+    for file in files:
+        file.touch(0o644)
+    private_files.make_private_database(path)
+    assert [mode(file) for file in files] == ["0600"] * 4
+
+
+async def test_a_demo_key_of_an_earlier_release_is_tightened_when_it_is_used(tmp_path):
+    database = await open_database(f"sqlite:///{tmp_path}/pilothouse.db")
+    await upgrade_schema(database)
+    token = await ensure_local_key(database, tmp_path)
+    (tmp_path / "demo.key").chmod(0o644)
+    assert await ensure_local_key(database, tmp_path) == token
+    assert mode(tmp_path / "demo.key") == "0600"
+    await database.close()
+
+
 async def test_tightening_does_not_release_the_locks_that_sqlite_holds(tmp_path):
     """Closing any descriptor of a file ends all POSIX locks a process holds on it."""
     path = tmp_path / "pilothouse.db"

@@ -54,6 +54,14 @@ async def test_a_fork_may_name_its_agents_models_and_those_the_operator_allows(d
         assert server.provider.requests[-1].body["model"] == model
 
 
+@pytest.mark.parametrize("model", ["openai:mini-12", "openai:mini-", "an-openai:mini-1", "openai:MINI-1"])
+async def test_a_pattern_of_allowed_models_is_one_of_the_whole_name(sqlite_url, model):
+    async with running(sqlite_url, SCRIPT, setup=setup, models={"fork_allowed": ["openai:mini-?"]}) as server:
+        run_id = (await server.chat("hi"))["run_id"]
+        answer = await fork(server, run_id, model=model)
+        assert (answer.status_code, answer.json()["code"]) == (422, "model_not_allowed")
+
+
 async def test_a_model_that_is_allowed_but_has_no_key_is_refused(sqlite_url):
     async with running(sqlite_url, SCRIPT, setup=setup, models={"fork_allowed": ["*"]}) as server:
         run_id = (await server.chat("hi"))["run_id"]

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -11,6 +12,7 @@ import pytest
 from tests.promises.test_p5_stop_means_stopped import Tools, calling
 from tests.support.server import ALL_SCOPES, Person, RunningServer, running, token_for
 
+from pilothouse.kit.token_bucket import TokenBucket
 from pilothouse.testing.provider import Script, ToolCall, Turn
 
 HELLO = Script(turns=[Turn(text="Hello, {user}.")])
@@ -101,6 +103,67 @@ async def test_a_socket_follows_a_bounded_number_of_runs_however_it_asks(databas
             assert (await frame_of(socket, "error", "pong"))["type"] == "pong"
         for run_id in reversed(runs):
             await server.cancel(run_id)
+
+
+async def test_a_socket_starts_no_more_runs_than_it_may_follow(database_url):
+    tools = Tools()
+    async with (
+        running(database_url, HOLD, setup=tools.agent(), runs={"queue_length": 30}) as server,
+        server.session.ws_connect("/v1/chat/ws/new") as socket,
+    ):
+        await socket.send_json({"type": "message", "message": "go"})
+        await tools.entered.wait()
+        for _ in range(20):
+            await socket.send_json({"type": "message", "message": "go", "on_busy": "queue"})
+        error = (await frame_of(socket, "error"))["error"]
+        assert (error["status"], error["code"]) == (429, "too_many_runs")
+        runs = (await server.get("/v1/runs", limit=100)).json()["items"]
+        assert len(runs) == 20
+        for run in runs:
+            await server.cancel(run["id"])
+
+
+async def test_a_socket_stops_a_bounded_number_of_runs_at_once(database_url):
+    tools = Tools()
+    async with running(database_url, HOLD, setup=tools.agent(), runs={"queue_length": 30}) as server:
+        first = await server.post("/v1/conversations", {"agent": "helper"})
+        runs: list[str] = []
+        for _ in range(22):
+            async with server.stream("go", conversation_id=first.json()["id"], on_busy="queue") as stream:
+                runs.append(stream.run_id)
+        cancel, go_on = server.services.runs.cancel, asyncio.Event()
+
+        async def slow(principal: Any, run_id: str, **options: Any) -> Any:
+            await go_on.wait()
+            return await cancel(principal, run_id, **options)
+
+        server.services.runs.cancel = slow  # pyright: ignore[reportAttributeAccessIssue]
+        async with server.session.ws_connect("/v1/chat/ws/new") as socket:
+            for run_id in reversed(runs):
+                await socket.send_json({"type": "cancel", "run_id": run_id})
+            refused = [(await frame_of(socket, "error"))["error"] for _ in range(2)]
+            assert [(error["status"], error["code"]) for error in refused] == [(429, "too_many_runs")] * 2
+            go_on.set()
+        for run_id in reversed(runs):
+            await server.cancel(run_id)
+
+
+async def test_refusals_before_a_rest_do_not_count_against_a_socket(sqlite_url, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("pilothouse.runs.websocket.TokenBucket", partial(TokenBucket, clock=lambda: now))
+    monkeypatch.setattr("pilothouse.runs.websocket._MOST_REFUSED", 3)
+    async with (
+        running(sqlite_url, HELLO, server={"max_frames_per_second": 100}) as server,
+        server.session.ws_connect("/v1/chat/ws/new") as socket,
+    ):
+        for _ in range(3):
+            refused = 0
+            while refused < 2:
+                await socket.send_json({"type": "ping"})
+                refused += (await frame(socket))["type"] == "error"
+            now += 60
+        await socket.send_json({"type": "ping"})
+        assert (await frame(socket))["type"] == "pong"
 
 
 async def test_a_frame_over_the_rate_is_refused_and_the_next_is_read_when_it_may_come(database_url):

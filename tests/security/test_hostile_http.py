@@ -22,7 +22,7 @@ BIG = 64 * 1024 * 1024
 
 class App:
     """Answers with the size of the body. /big is a large plain answer, /events a stream that ends with `release`,
-    /held waits for `release`, /early answers before it reads.
+    /held waits for `release`, /early answers before it reads, /polled asks again and again whether its caller has left.
     """
 
     def __init__(self) -> None:
@@ -55,6 +55,14 @@ class App:
     async def _held(self, receive: Receive, send: Send) -> None:
         await self.release.wait()
         await _answer(send, b"held")
+
+    async def _polled(self, receive: Receive, send: Send) -> None:
+        while not self.release.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    if (await receive())["type"] == "http.disconnect":
+                        return
+        await _answer(send, b"polled")
 
     async def _big(self, receive: Receive, send: Send) -> None:
         await _answer(send, bytes(BIG))
@@ -146,6 +154,16 @@ async def test_the_second_of_two_requests_in_one_packet_has_the_same_bounds(app)
                 assert rest == b"" or b"headers_too_large" in rest
 
 
+@pytest.mark.parametrize(("size", "status"), [(4096 - 100, 200), (4096 + 100, 431)])
+async def test_a_head_that_began_behind_another_request_has_the_same_bounds(app, size, status):
+    async with bounded(app, max_header_bytes=4096) as server:
+        client = await server.connect()
+        begin, end = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"\r\n\r\n"
+        head = begin + b"p" * (size - len(begin) - len(end)) + end
+        assert (await client.ask(GET + head[:2000])).status == 200
+        assert (await client.ask(head[2000:])).status == status
+
+
 async def test_100_headers_are_taken_and_101_are_not(app):
     async with bounded(app) as server:
         for number, status in ((99, 200), (100, 431)):
@@ -205,6 +223,14 @@ async def test_a_further_request_of_a_connection_has_the_same_deadline(app):
         assert (await client.ask(b"GET / HT")).status == 408
 
 
+async def test_a_head_that_began_behind_another_request_has_the_same_deadline(app):
+    async with bounded(app, header_seconds=0.2) as server:
+        client = await server.connect()
+        assert (await client.ask(GET + b"GET / HT")).status == 200
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (408, "request_timeout")
+
+
 async def test_a_connection_without_a_request_is_closed_without_an_answer(app):
     async with bounded(app, header_seconds=0.2) as server:
         client = await server.connect()
@@ -230,6 +256,17 @@ async def test_a_body_that_trickles_is_answered_408_and_its_application_is_told(
             answer = await answering
             assert (answer.status, answer.code) == (408, "request_timeout")
             await until(lambda: len(app.ended) == len(app.scopes))
+
+
+async def test_a_body_that_began_fast_and_then_trickles_is_answered_408(app):
+    async with bounded(app, body_seconds=0.3) as server:
+        client = await server.connect()
+        await client.send(HEAD + b"Content-Length: 1000000\r\n\r\n" + bytes(500_000))
+        answering = asyncio.create_task(client.answer())
+        while not answering.done() and await client.send(b"x"):
+            await asyncio.sleep(0.02)
+        answer = await answering
+        assert (answer.status, answer.code) == (408, "request_timeout")
 
 
 async def test_a_body_that_stands_still_after_its_answer_is_cut(app):
@@ -327,6 +364,20 @@ async def test_over_the_limit_a_new_connection_is_answered_503_and_the_others_li
         assert await is_served(server)
 
 
+async def test_a_bounded_number_of_refused_connections_is_kept_and_each_for_a_moment(app):
+    async with bounded(app, max_connections=5) as server:
+        held = [await server.connect() for _ in range(5)]
+        for client in held:
+            await client.send(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: len(app.scopes) == 5)
+        for client in [await server.connect() for _ in range(2 * connections_module.MOST_LINGERING)]:
+            assert (await client.answer()).status == 503
+            assert server.connections.lingering <= connections_module.MOST_LINGERING
+        await until(lambda: server.connections.lingering == 0)  # though their clients stay
+        server.do(app.release.set)
+        assert [(await client.answer()).body for client in held] == [b"held"] * 5
+
+
 async def test_at_the_limit_the_oldest_connection_without_a_request_gives_way(app):
     async with bounded(app, max_connections=5) as server:
         working = await server.connect()
@@ -385,6 +436,29 @@ async def test_a_flood_of_pipelined_requests_is_not_read(app):
         (protocol,) = server.protocols()
         assert len(protocol.pipeline) <= MOST_PIPELINED
         assert len(protocol._held) < 1024 * 1024
+        assert await is_served(server)
+
+
+async def test_an_application_is_told_that_its_client_has_left_though_further_requests_wait(app):
+    async with bounded(app) as server:
+        client = await server.connect()
+        await client.send(b"GET /polled HTTP/1.1\r\nHost: a\r\n\r\n" + GET)
+        await until(lambda: app.scopes)
+        client.close()
+        await until(lambda: app.ended)
+        await until(lambda: len(server.connections) == 0)
+        assert [scope["path"] for scope in app.scopes] == ["/polled"]
+
+
+async def test_a_flood_of_pipelined_requests_ends_where_the_application_reads_on(app):
+    async with bounded(app) as server:
+        client = await server.connect()
+        await client.send(b"GET /polled HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: app.scopes)
+        async with asyncio.timeout(GUARD_SECONDS):
+            while await client.send(GET * 1000):
+                assert client.sent < 64 * 1024 * 1024
+        await until(lambda: app.ended)
         assert await is_served(server)
 
 

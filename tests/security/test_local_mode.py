@@ -15,7 +15,9 @@ from tests.support.raw_http import RawClient
 from tests.support.server import settings_for
 
 from pilothouse.app import Pilothouse
+from pilothouse.errors import Forbidden
 from pilothouse.identity import local_principal
+from pilothouse.identity.local_mode import require_local
 from pilothouse.testing.provider import Script, ScriptedProvider
 
 HERE = ("127.0.0.1", 50000)
@@ -41,6 +43,20 @@ FORWARDING = [
     "X-Original-Forwarded-For",
     "Fly-Client-IP",
     "Via",
+    "CDN-Loop",
+    "Client-IP",
+    "Fastly-Client-IP",
+    "Forwarded-For",
+    "Proxy-Client-IP",
+    "X-AppEngine-User-IP",
+    "X-Azure-ClientIP",
+    "X-Envoy-External-Address",
+    "X-Forwarded",
+    "X-Host",
+    "X-Original-Host",
+    "X-ProxyUser-IP",
+    "X-Remote-Addr",
+    "X-Remote-IP",
 ]
 
 
@@ -199,6 +215,25 @@ async def test_a_page_of_another_site_is_refused_also_for_get(app: Pilothouse, h
     assert await Asgi(app).websocket(**headers) == 403
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (b"host", [b"localhost", b"evil.example"]),
+        (b"host", [b"evil.example", b"localhost"]),
+        (b"origin", [b"http://localhost", b"https://evil.example"]),
+        (b"sec-fetch-site", [b"same-origin", b"cross-site"]),
+    ],
+)
+def test_each_of_several_headers_of_a_name_counts_against_a_request(name: bytes, values: list[bytes]) -> None:
+    """Also under a server that lets two Hosts through."""
+    headers = [(name, value) for value in values]
+    if name != b"host":
+        headers.append((b"host", b"localhost"))
+    with pytest.raises(Forbidden) as caught:
+        require_local({"client": HERE, "server": ("127.0.0.1", 8420), "headers": headers})
+    assert caught.value.code == "local_mode"
+
+
 @pytest.mark.parametrize("site", ["same-origin", "same-site", "none"])
 async def test_a_page_of_this_machine_is_let_in(app: Pilothouse, site: str) -> None:
     assert (await Asgi(app).get(Sec_Fetch_Site=site, Origin="http://localhost:5173"))[0] == 200
@@ -298,6 +333,19 @@ async def test_a_request_without_one_good_host_is_400_under_any_server(app: Pilo
         client.close()
     assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
     assert answer.code == "bad_host"
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: localhost\r\nHost: evil.example\r\n", b"Host: a b\r\n"], ids=repr)
+async def test_a_websocket_without_one_good_host_is_400_under_any_server(app: Pilothouse, hosts: bytes) -> None:
+    handshake = (
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    async with served(app) as port:
+        client = await RawClient.connect(port)
+        answer = await client.ask(b"GET /v1/chat/ws/new HTTP/1.1\r\n" + hosts + handshake)
+        client.close()
+    assert answer.status == 400
 
 
 async def test_http_1_0_needs_no_host(app: Pilothouse) -> None:

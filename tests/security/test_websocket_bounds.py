@@ -69,6 +69,20 @@ class Transport(asyncio.Transport):
         self.aborted.set()
 
 
+class Loop:
+    """The event loop, whose time a test can move on."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.shift = 0.0
+
+    def time(self) -> float:
+        return self._loop.time() + self.shift
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
 class Application:
     """Accepts when it is told to, and takes messages when it is told to."""
 
@@ -76,12 +90,13 @@ class Application:
         self.may_accept = asyncio.Event()
         self.accepted = asyncio.Event()
         self.receive: Any = None
+        self.refuses = False
         self.leave = asyncio.Event()
 
     async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await self.may_accept.wait()
-        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close"} if self.refuses else {"type": "websocket.accept"})
         self.receive = receive
         self.accepted.set()
         await self.leave.wait()
@@ -97,6 +112,7 @@ class Peer:
         self.transport = Transport()
         self.state = ServerState()
         self.protocol = WebSocketProtocol(config, self.state, {}, connections=Connections(Limits.of(ServerSettings())))
+        self.loop = self.protocol.loop = Loop()
         self.transport.protocol = self.protocol
         self.protocol.connection_made(self.transport)
         self.protocol.data_received(HANDSHAKE)
@@ -113,7 +129,7 @@ class Peer:
 
     @property
     def now(self) -> float:
-        return self.protocol.loop.time()
+        return self.loop.time()
 
     @property
     def kept(self) -> int:
@@ -231,5 +247,46 @@ async def test_a_peer_that_does_not_read_the_rest_is_cut_when_the_application_ha
     await asyncio.gather(*peer.state.tasks)
     peer.protocol.check(peer.now + CLOSE_SECONDS - 1)
     assert not peer.transport.aborted.is_set()
+    peer.protocol.check(peer.now + CLOSE_SECONDS)
+    assert peer.transport.aborted.is_set()
+
+
+async def test_a_peer_that_does_not_read_its_refusal_is_cut_though_the_application_stays(peer: Peer) -> None:
+    peer.application.refuses = True
+    await peer.accepted()
+    peer.protocol.check(peer.now + CLOSE_SECONDS)
+    assert peer.transport.aborted.is_set()
+
+
+async def test_the_time_of_a_message_is_not_that_of_the_next(peer: Peer) -> None:
+    await peer.accepted()
+    message = frame(TEXT, b"x" * 1000)
+    peer.send(message[:500])
+    peer.loop.shift += MESSAGE_SECONDS - 1
+    peer.send(message[500:] + message[:500])
+    await peer.application.receive()
+    peer.loop.shift += MESSAGE_SECONDS - 1
+    peer.protocol.check(peer.now)
+    assert not peer.transport.closing
+    peer.send(message[500:])
+    peer.protocol.check(peer.now + 10 * MESSAGE_SECONDS)
+    assert not peer.transport.closing
+
+
+async def test_a_message_that_we_do_not_read_on_is_not_late(peer: Peer) -> None:
+    await peer.accepted()
+    half = frame(TEXT, b"x" * 1000)
+    peer.send(frame(TEXT, b"whole") + half[:500])
+    assert not peer.transport.reading  # the application has not taken the first one
+    peer.protocol.check(peer.now + MESSAGE_SECONDS)
+    assert not peer.transport.closing
+    assert (await peer.application.receive())["text"] == "whole"
+    peer.send(half[500:])
+    assert (await peer.application.receive())["text"] == "x" * 1000
+
+
+async def test_a_peer_that_answers_no_ping_is_cut(peer: Peer) -> None:
+    await peer.accepted()
+    peer.protocol.keepalive_timeout()
     peer.protocol.check(peer.now + CLOSE_SECONDS)
     assert peer.transport.aborted.is_set()

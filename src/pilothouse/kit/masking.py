@@ -28,7 +28,7 @@ _PRIVATE_KEY = re.compile(
     r"(?:[^-]++|-(?!----END ))*+(?:-----END [A-Z0-9 ]{0,40}-----)?"
 )
 _END_OF_PRIVATE_KEY = re.compile(r"\A[A-Za-z0-9+/=\s\\]*+-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_URL = re.compile(r"(:\\?/\\?/)((?:(?!:\\?/\\?/)[^\s\"'<>`])++)")
+_URL = re.compile(r"(:\\{0,8}/\\{0,8}/)((?:(?!:\\{0,8}/\\{0,8}/)[^\s\"'<>`])++)")
 _END_OF_AUTHORITY = re.compile(r"[/?#]")
 # Not inside a word; behind an escape such as \n or %3D a word begins too.
 _BOUNDARY = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2}))"
@@ -69,7 +69,7 @@ _NAMED = re.compile(
 )
 # One of these is in every text with a secret; most texts have none, and cost one look. Of text in lower case.
 _HINT = re.compile(
-    r"pass|pwd|hooks|secret|key|credential|token|authorization|sig|bearer|basic|cookie|:\\?/|-----begin "
+    r"pass|pwd|hooks|secret|key|credential|token|authorization|sig|bearer|basic|cookie|:\\{0,8}/|-----begin "
     r"|ph_|sk[-_]|eyj|rk_|whsec_|aiza|ya29\.|gocspx-|gh[oprsu]_|github_pat_|gl[a-z]{2,5}-|xox|xapp-|a[ks]ia|hf_|npm_|gsk_"
     r"|xai-|pplx-|r8_|pypi-age|dckr_pat_|sg\.|:aa"
 )
@@ -138,7 +138,7 @@ def mask_text(text: str) -> str:
         return text
     if "-----BEGIN " in text:
         text = _PRIVATE_KEY.sub(MASK, text)
-    if ":/" in text or ":\\/" in text:
+    if ":/" in text or ":\\" in text:
         text = _URL.sub(_without_password, text)
     if "hooks" in lowered:
         text = _WEBHOOK.sub(rf"\1{MASK}", text)

@@ -10,6 +10,9 @@ from pilothouse.tools.results import tool_error
 
 log = get_logger(__name__)
 
+NOBODY_TO_ASK = "Each call of this tool needs a person's approval: call it by itself."
+"""What is told of a call that another tool makes."""
+
 _LAPSED = {"expired": "expired", "revoked": "been revoked"}
 
 
@@ -44,7 +47,7 @@ def _missing_scope(run: ActiveRun, policy: ToolPolicy) -> dict[str, Any] | None:
 def nested_refusal(run: ActiveRun, policy: ToolPolicy) -> dict[str, Any] | None:
     """The result of a call that another tool makes, if it may not be made: nobody can be asked about it there."""
     if policy.approval:
-        return tool_error("forbidden", "Each call of this tool needs a person's approval: call it by itself.")
+        return tool_error("forbidden", NOBODY_TO_ASK)
     return _missing_scope(run, policy)
 
 

@@ -23,7 +23,15 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 from pydantic_ai.models import ModelRequestContext
-from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolApproved, ToolDefinition
+from pydantic_ai.tools import (
+    DeferredToolApprovalResult,
+    DeferredToolRequests,
+    DeferredToolResults,
+    RunContext,
+    ToolApproved,
+    ToolDefinition,
+    ToolDenied,
+)
 from pydantic_ai.toolsets import ToolsetTool
 
 from pilothouse.conversations.present import arguments_of
@@ -41,7 +49,7 @@ from pilothouse.runs.active import ActiveRun, OpenCall, current_run
 from pilothouse.runs.approvals import arguments_text, holds, question
 from pilothouse.runs.clean import bounded_content, recordable, with_sound_calls
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, iterations_exceeded
-from pilothouse.runs.refusals import lapsed_refusal, needs_a_person, nested_refusal, refusal_of
+from pilothouse.runs.refusals import NOBODY_TO_ASK, lapsed_refusal, needs_a_person, nested_refusal, refusal_of
 from pilothouse.runs.told import told_to_model
 from pilothouse.tools.context import ToolCall, serving
 from pilothouse.tools.policy import ToolPolicy
@@ -72,16 +80,20 @@ class RunHooks(AbstractCapability[Any]):
         self, ctx: RunContext[Any], *, requests: DeferredToolRequests
     ) -> DeferredToolResults | None:
         """Calls for which the tool, its validator or a toolset around it asks for a person: the agent loop makes them
-        as approved ones, and `tool_step` asks the person unless that was done.
+        as approved ones, and `tool_step` asks the person unless that was done. Calls that a tool makes are no steps.
         """
         run = current_run.get()
         if run is None or not requests.approvals:
             return None
-        ids = [call.tool_call_id for call in requests.approvals]
-        for call_id in ids:
-            if (opened := run.open_calls.get(call_id)) is not None:
+        approvals: dict[str, bool | DeferredToolApprovalResult] = {}
+        for call in requests.approvals:
+            opened = run.open_calls.get(call.tool_call_id)
+            if opened is None:
+                approvals[call.tool_call_id] = ToolDenied(NOBODY_TO_ASK)
+            else:
                 opened.asks = True
-        return DeferredToolResults(approvals=dict.fromkeys(ids, ToolApproved()))
+                approvals[call.tool_call_id] = ToolApproved()
+        return DeferredToolResults(approvals=approvals)
 
     async def wrap_tool_execute(
         self,

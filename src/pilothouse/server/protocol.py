@@ -113,6 +113,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self._lingers_unadmitted:
             self._shared.lingering -= 1
             self._lingers_unadmitted = False
+        if self._running is not None:  # uvicorn tells the request that came last, which may still wait for its turn
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
