@@ -24,6 +24,7 @@ from pilothouse.http.docs import install_docs
 from pilothouse.http.health import health_router
 from pilothouse.http.middleware import add_middleware
 from pilothouse.http.problems import install_problem_handlers
+from pilothouse.http.started import NOT_STARTED, StartedMiddleware
 from pilothouse.identity import endpoints as identity_endpoints
 from pilothouse.kit.collector import calm_collector
 from pilothouse.kit.health import Health
@@ -167,6 +168,7 @@ class Pilothouse:
             docs_url=None,
             redoc_url=None,
             openapi_url="/openapi.json",
+            redirect_slashes=False,  # its redirects are absolute, and http behind a proxy that does not say https
             generate_unique_id_function=lambda route: route.name,
         )
         for router in (
@@ -186,6 +188,7 @@ class Pilothouse:
             mount_console(api)
         install_problem_handlers(api)
         api.add_middleware(AuditMiddleware)  # before the others, so that it stands inside of them
+        api.add_middleware(StartedMiddleware, is_started=lambda: self._services is not None)
         add_middleware(api, self.settings)
         return api
 
@@ -206,7 +209,7 @@ class Pilothouse:
 
     async def _health(self) -> Health:
         services = self._services
-        return Health("The server is starting.") if services is None else await services.readiness.report()
+        return Health(NOT_STARTED) if services is None else await services.readiness.report()
 
 
 __all__ = ["Pilothouse", "Services"]

@@ -5,13 +5,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from tests.support.logs import logged_by
 from tests.support.tables import all_tables
 
-from pilothouse.db import Database, open_database
-from pilothouse.db.migrate import check_schema, upgrade_schema
+from pilothouse.db import Database, migrate, open_database
+from pilothouse.db.migrate import LockWait, check_schema, schema_versions, upgrade_schema
 from pilothouse.errors import StartupError
 
 
@@ -129,3 +133,51 @@ async def test_an_upgrade_that_fails_half_way_leaves_nothing_behind(
     with pytest.raises(Exception, match="steps"):
         await upgrade_schema(empty)
     assert await empty.read(tables) == {"steps"}
+
+
+def upgrade_to(connection: Connection, revision: str) -> None:
+    """What an earlier release made."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__file__).with_name("migrations")))
+    config.attributes["connection"] = connection
+    config.attributes["version_table"] = "pilothouse_version"
+    command.upgrade(config, revision)
+
+
+@pytest.fixture
+async def held(empty_postgres_url: str) -> AsyncIterator[AsyncConnection]:
+    """A session in a transaction that has read the tables of an earlier release, as pg_dump does."""
+    engine = create_async_engine(empty_postgres_url.replace("postgresql://", "postgresql+asyncpg://"))
+    database = await open_database(empty_postgres_url)
+    await database.maintain(upgrade_to, "0001")
+    await database.close()
+    async with engine.connect() as connection:
+        for table in ("runs", "steps"):
+            await connection.execute(text(f"SELECT count(*) FROM {table}"))
+        yield connection
+    await engine.dispose()
+
+
+async def test_an_upgrade_that_waits_for_a_lock_holds_nobody_up_and_ends_with_a_sentence(
+    held: AsyncConnection, empty_postgres_url: str
+) -> None:
+    database = await open_database(empty_postgres_url)
+    with pytest.raises(StartupError, match=r"holds a lock.*pg_stat_activity.*pilothouse db upgrade"):
+        await upgrade_schema(database, wait=LockWait(seconds=0.05, attempts=2, pause_seconds=0.01))
+    await database.close()
+
+
+async def test_an_upgrade_is_tried_again_when_the_lock_is_gone(held: AsyncConnection, empty_postgres_url: str) -> None:
+    database = await open_database(empty_postgres_url)
+    with logged_by(migrate) as lines:
+        upgrade = asyncio.create_task(
+            upgrade_schema(database, wait=LockWait(seconds=0.05, attempts=1_000, pause_seconds=0.01))
+        )
+        async with asyncio.timeout(60):
+            while not lines:
+                await asyncio.sleep(0.01)
+        await held.rollback()
+        _, after = await upgrade
+    assert lines[0]["event"] == "schema_upgrade_waits_for_lock"
+    assert await schema_versions(database) == (after, after)
+    await database.close()

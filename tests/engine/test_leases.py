@@ -130,7 +130,7 @@ async def test_a_lease_whose_row_was_removed_is_entered_again_under_a_new_genera
     assert lease.generation == 1
 
     def alive(connection: Connection) -> int:
-        return repository.count_alive(connection)
+        return len(connection.execute(repository.alive(connection)).all())
 
     assert await database.read(alive) == 1
     await lease.close()

@@ -25,9 +25,8 @@ class Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(app: ASGIApp, **options: object):
-    config = uvicorn.Config(
-        app, port=0, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1, **options
-    )
+    options = {"lifespan": "off", **options}
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1, **options)
     server = Server(config)
     task = asyncio.create_task(server.serve())
     waiter = asyncio.create_task(server.ready.wait())

@@ -261,7 +261,8 @@ async def test_cors_answers_configured_origins_only():
         assert allowed.headers["access-control-allow-origin"] == "https://app.example"
         answer = await client.get("/v1/busy", headers=origin)
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
-        assert answer.headers["access-control-expose-headers"] == "X-Request-ID, Retry-After"
+        exposed = set(answer.headers["access-control-expose-headers"].split(", "))
+        assert exposed >= {"X-Request-ID", "Retry-After", "X-Run-ID", "X-Conversation-ID", "Content-Disposition"}
         other = await client.get("/v1/busy", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
         assert (
@@ -269,6 +270,16 @@ async def test_cors_answers_configured_origins_only():
         ).status_code == 400
     async with httpx.AsyncClient(transport=httpx.ASGITransport(make_app()), base_url="http://test") as client:
         assert "access-control-allow-origin" not in (await client.get("/v1/me", headers=origin)).headers
+
+
+async def test_a_preflight_without_configured_origins_names_the_setting():
+    preflight = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(make_app()), base_url="http://test") as client:
+        refused = await client.options("/v1/echo", headers=preflight)
+        assert refused.status_code == 405
+        assert "PILOTHOUSE_SERVER_CORS_ORIGINS" in refused.json()["detail"]
+        plain = await client.options("/v1/echo")
+        assert "PILOTHOUSE_SERVER_CORS_ORIGINS" not in plain.json()["detail"]
 
 
 async def test_a_body_at_the_limit_passes_and_one_byte_more_does_not(site):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pilothouse.errors import CallerError, Conflict, InvalidRequest
+from pilothouse.errors import CallerError, Conflict, InvalidRequest, Unavailable
 from pilothouse.idempotency import repository
 from pilothouse.idempotency import service as module
 from pilothouse.idempotency.service import Idempotency, key_use
@@ -82,3 +82,43 @@ def test_keys_are_short_printable_ascii(key):
     with pytest.raises(InvalidRequest) as error:
         use(key=key)
     assert (error.value.code, error.value.status) == ("bad_idempotency_key", 400)
+
+
+class Away:
+    """A database that takes no answers and gives no keys back, until `back` is set."""
+
+    def __init__(self):
+        self.back, self.asked, self.released = asyncio.Event(), asyncio.Event(), []
+
+    async def write(self, unit, *args):
+        if unit is repository.claim:
+            return
+        if unit is repository.release and self.released:
+            self.asked.set()
+            await self.back.wait()
+            return
+        self.released.append(args)
+        raise Unavailable("away")
+
+    async def read(self, unit, *args):
+        return None
+
+
+async def test_a_key_that_is_forgotten_while_it_is_given_back_can_be_used(monkeypatch):
+    monkeypatch.setattr(module, "_MOST_UNWRITTEN", 1)
+    away = Away()
+    once = Idempotency(away)
+
+    async def wrong():
+        raise CallerError("no")
+
+    async def right():
+        return {"ok": True}
+
+    with pytest.raises(CallerError):
+        await once.once(use(), wrong)
+    again = asyncio.create_task(once.once(use(), right))
+    await away.asked.wait()
+    await once.once(use(key="other"), right)  # its answer can't be written: it takes the only place
+    away.back.set()
+    assert await again == {"ok": True}

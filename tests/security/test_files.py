@@ -171,21 +171,72 @@ def test_a_file_system_that_refuses_is_a_warning_and_not_an_end(tmp_path, monkey
 def test_a_link_is_followed_for_the_database_and_never_changed_itself(tmp_path):
     (tmp_path / "disk").mkdir()
     real = tmp_path / "disk" / "real.db"
+    real.touch()
     link = tmp_path / "pilothouse.db"
     link.symlink_to(real)
-    private_files.make_private_database(link)
-    assert mode(real) == "0600"
     real.chmod(0o644)
     private_files.make_private_database(link)
     assert mode(real) == "0600"
 
 
-def test_a_planted_link_beside_the_database_changes_nothing_elsewhere(tmp_path):
+async def test_a_planted_link_beside_the_database_changes_nothing_elsewhere(tmp_path):
     target = tmp_path / "elsewhere"
     target.touch()
     target.chmod(0o644)
     (tmp_path / "pilothouse.db-wal").symlink_to(target)
-    private_files.make_private_database(tmp_path / "pilothouse.db")
+    with pytest.raises(StartupError, match=r"pilothouse\.db-wal is a symbolic link: remove it"):
+        await open_database(f"sqlite:///{tmp_path}/pilothouse.db")
+    assert (mode(target), target.read_bytes()) == ("0644", b"")
+
+
+async def test_a_database_link_that_leads_to_nothing_makes_no_file_there(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "pilothouse.db").symlink_to(elsewhere)
+    with pytest.raises(StartupError, match="symbolic link to a file that does not exist"):
+        await open_database(f"sqlite:///{tmp_path}/pilothouse.db")
+    assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_a_lock_that_is_a_link_is_refused_and_the_other_file_keeps_what_it_holds(tmp_path, make):
+    precious = tmp_path / "precious"
+    precious.write_text("not ours")
+    precious.chmod(0o644)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make(folder / "lock", precious)
+    with pytest.raises(StartupError, match=r"lock is a link.*Remove it"):
+        FolderLock.acquire(folder)
+    assert (precious.read_text(), mode(precious)) == ("not ours", "0644")
+
+
+def test_a_lock_link_that_leads_to_nothing_makes_no_file_there(tmp_path):
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StartupError, match=r"lock is a link.*Remove it"):
+        FolderLock.acquire(tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_lock_that_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(StartupError, match="lock is no regular file"):
+        FolderLock.acquire(tmp_path)
+
+
+def test_a_link_that_takes_a_files_place_is_not_followed_when_it_is_tightened(tmp_path, monkeypatch):
+    target, file = tmp_path / "elsewhere", tmp_path / "demo.key"
+    for path in (target, file):
+        path.touch()
+        path.chmod(0o644)
+    looked = os.geteuid
+
+    def replaced_meanwhile():
+        file.unlink()
+        file.symlink_to(target)
+        return looked()
+
+    monkeypatch.setattr(os, "geteuid", replaced_meanwhile)
+    private_files.tighten(file)
     assert mode(target) == "0644"
 
 

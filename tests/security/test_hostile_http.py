@@ -22,7 +22,8 @@ BIG = 64 * 1024 * 1024
 
 class App:
     """Answers with the size of the body. /big is a large plain answer, /events a stream that ends with `release`,
-    /held waits for `release`, /early answers before it reads, /polled asks again and again whether its caller has left.
+    /export one of JSON without end, /held waits for `release`, /early answers before it reads, /polled asks again and
+    again whether its caller has left.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,13 @@ class App:
 
     async def _big(self, receive: Receive, send: Send) -> None:
         await _answer(send, bytes(BIG))
+
+    async def _export(self, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        while True:  # in chunks, as an export of unknown length
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            await asyncio.sleep(0)
 
     async def _events(self, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream")]
@@ -327,6 +335,15 @@ async def test_a_reader_of_a_large_answer_may_take_longer_than_the_period(app):
             await asyncio.sleep(0.05)
         got += len(await client.reader.readexactly(BIG - got))
         assert got == BIG
+
+
+async def test_a_reader_of_an_answer_in_chunks_that_stands_still_is_cut_as_well(app):
+    async with bounded(app, send_seconds=0.3, keep_alive_seconds=1) as server:
+        client = await server.connect(receive_buffer=65536)
+        await client.send(b"GET /export HTTP/1.1\r\nHost: a\r\n\r\n")
+        await until(lambda: app.scopes)
+        await until(lambda: len(server.connections) == 0)
+        assert await is_served(server)
 
 
 async def test_a_reader_of_an_event_stream_may_stand_still(app):

@@ -1,8 +1,12 @@
 """Who is let in, who gives way, and how many of one address."""
 
+import asyncio
+
 import pytest
 from pydantic import ValidationError
+from tests.support.logs import logged_by
 
+from pilothouse.server import connections as module
 from pilothouse.server.connections import Connections
 from pilothouse.server.limits import Limits, default_connections
 from pilothouse.settings import ServerSettings
@@ -106,3 +110,39 @@ def test_some_descriptors_are_kept_for_other_things(descriptors: int | None, con
 def test_a_proxy_that_is_no_address_is_refused_at_start():
     with pytest.raises(ValidationError, match=r"proxy\.internal"):
         ServerSettings(trusted_proxies=("proxy.internal",))
+
+
+class Broken(One):
+    """A connection that fails when it is looked at, and when it is closed."""
+
+    def check(self, now: float) -> None:
+        raise RuntimeError("on purpose")
+
+    def abort(self) -> None:
+        super().abort()
+        raise RuntimeError("on purpose")
+
+
+class Looked(One):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounds, self.twice = 0, asyncio.Event()
+
+    def check(self, now: float) -> None:
+        self.rounds += 1
+        if self.rounds == 2:
+            self.twice.set()
+
+
+async def test_a_connection_that_fails_when_it_is_looked_at_is_cut_and_those_behind_it_are_looked_at():
+    connections = made(header_seconds=0.1)
+    broken, behind = Broken(), Looked()
+    with logged_by(module) as lines:
+        for one in (broken, behind):
+            connections.admit(one, None)
+        async with asyncio.timeout(30):
+            await behind.twice.wait()
+    assert broken.aborted
+    assert len(connections) == 1
+    assert [line["event"] for line in lines] == ["connection_check_failed"]
+    connections.leave(behind)

@@ -32,12 +32,12 @@ class FolderLock:
         """Take the folder.
 
         Raises:
-            StartupError: another process has it, or it can't be written.
+            StartupError: another process has it, it can't be written, or its lock is a link to another file.
         """
         path = folder / "lock"
         try:
             make_private_folder(folder)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = _open_lock(path)
         except OSError as error:
             raise StartupError(f"The data folder {folder} can't be written: {error.strerror}.") from error
         if fcntl is not None:
@@ -85,6 +85,26 @@ def protect_data_folder(folder: Path) -> None:
         )
         return
     tighten(real)
+
+
+def _open_lock(path: Path) -> int:
+    """The lock, made if it is missing. What is written to it must reach no other file, so it is no link to one."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError:
+        if path.is_symlink():
+            raise _unusable(path, "is a link to another file") from None
+        raise
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise _unusable(path, "is a link to another file" if stat.S_ISREG(found.st_mode) else "is no regular file")
+
+
+def _unusable(path: Path, reason: str) -> StartupError:
+    return StartupError(f"{path} {reason}. Remove it while no server uses the folder; a new one is made at start.")
 
 
 def _holds_more(folder: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, delete, func, insert, literal_column, select, update
+from sqlalchemy import BigInteger, Connection, delete, insert, literal_column, select, update
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import ScalarSelect, Select
 
@@ -56,9 +56,3 @@ def alive(connection: Connection) -> Select[Any]:
 def last_sign_of(owner: ColumnElement[str | None]) -> ScalarSelect[int]:
     """Until when a process surely was not dead, as a query to be used inside another; NULL if it is not known."""
     return select(leases.c.expires_at).where(leases.c.owner == owner).scalar_subquery()
-
-
-def count_alive(connection: Connection) -> int:
-    """How many processes are alive."""
-    statement: ScalarSelect[int] = select(func.count()).select_from(alive(connection).subquery()).scalar_subquery()
-    return connection.execute(select(statement)).scalar_one()

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from email.message import Message as MimeMessage
 from typing import Any
 
 from pydantic_core import from_json
@@ -75,10 +76,8 @@ class TextMiddleware:
                 raise InvalidRequest(
                     "The address holds a NUL character (%00); leave it out.", code="invalid_characters", status=400
                 )
-            if kind == "http" and scope["method"] not in _BODILESS:
-                content_type = _header(scope, b"content-type")
-                if content_type is not None and b"json" in content_type:
-                    receive = _TextCheck(receive).receive
+            if kind == "http" and scope["method"] not in _BODILESS and _may_be_json(scope):
+                receive = _TextCheck(receive).receive
         await self._app(scope, receive, send)
 
 
@@ -94,6 +93,21 @@ def read_json(text: str | bytes) -> Any:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidRequest(f"This is not valid JSON: {error}.", code="invalid_json", status=400) from None
+
+
+def _may_be_json(scope: Scope) -> bool:
+    """Whether FastAPI may parse the body as JSON: by its own rule, with the parser it uses, or without any type."""
+    types = [value for name, value in scope["headers"] if name == b"content-type"]
+    return not all(types) or not types or any(_is_json(value.decode("latin-1")) for value in types)
+
+
+def _is_json(content_type: str) -> bool:
+    if content_type == "application/json":
+        return True
+    message = MimeMessage()
+    message["content-type"] = content_type
+    subtype = message.get_content_subtype()
+    return message.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
 class _Guard:
@@ -151,6 +165,8 @@ def _refuse_bad_text(body: bytes) -> None:
         raise InvalidRequest(
             f"The body is not valid UTF-8 at byte {error.start}.", code="invalid_json", status=400
         ) from None
+    if b"\x00" in body:  # none is in the UTF-8 of JSON; Python's parser would take UTF-16 and UTF-32 as well
+        raise InvalidRequest("The body is not JSON in UTF-8: it holds NUL bytes.", code="invalid_json", status=400)
     if b"\\u0000" in body and _NUL.search(body):
         raise InvalidRequest(
             "A string holds a NUL character (\\u0000); leave it out.", code="invalid_characters", status=422

@@ -16,6 +16,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from pilothouse.http.bodies import BodyLimitMiddleware, TextMiddleware
 from pilothouse.http.boundary import ProblemMiddleware
 from pilothouse.http.hosts import HostMiddleware
+from pilothouse.http.paths import path_of
 from pilothouse.kit.ids import new_id
 from pilothouse.observability.logs import get_logger
 from pilothouse.settings import Settings
@@ -30,6 +31,9 @@ API_CSP = "default-src 'none'; frame-ancestors 'none'"
 """Content-Security-Policy of everything that is no page."""
 
 HSTS_SECONDS = 31_536_000
+
+_EXPOSED = ("X-Request-ID", "Retry-After", "X-Run-ID", "X-Conversation-ID", "Content-Disposition")
+"""Headers that pages of other origins may read."""
 
 _SENSIBLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _QUIET = ("/health/", "/metrics")
@@ -53,7 +57,7 @@ def add_middleware(app: FastAPI, settings: Settings) -> None:
             allow_origins=settings.server.cors_origins,
             allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Request-ID"),
-            expose_headers=("X-Request-ID", "Retry-After"),
+            expose_headers=_EXPOSED,
         )
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(AccessLogMiddleware)
@@ -147,7 +151,7 @@ class AccessLogMiddleware:
             line["failed"] = True
         if status >= 500 or failed:
             self._log.warning("request", **line)
-        elif path.startswith(_QUIET):
+        elif path_of(scope).startswith(_QUIET):
             self._log.debug("request", **line)
         else:
             self._log.info("request", **line)
@@ -189,7 +193,7 @@ class SecurityHeadersMiddleware:
             *self._common,
             self._page if present.get(b"content-type", b"").startswith(b"text/html") else self._other,
         ]
-        if scope["path"].startswith("/v1"):
+        if path_of(scope).startswith("/v1"):
             ours.append(self._no_store)
         if scope.get("scheme") == "https":
             ours.append(self._hsts)

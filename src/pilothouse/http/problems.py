@@ -249,12 +249,23 @@ def _http_detail(error: HTTPException, scope: Scope) -> str:
     method, path = scope.get("method", "GET"), _short(str(scope.get("path", "")))
     standard = error.detail in {title_of(error.status_code), ""}
     if error.status_code == 404 and standard:
-        return f"There is nothing at {path}. See /docs for the routes."
+        slash = " Try it without the slash at its end." if len(path) > 1 and path.endswith("/") else ""
+        return f"There is nothing at {path}.{slash} See /docs for the routes."
     if error.status_code == 405 and standard:
+        if method == "OPTIONS" and _is_preflight(scope):
+            return (
+                "Pages of other origins may not call this server. "
+                "Name theirs in PILOTHOUSE_SERVER_CORS_ORIGINS if they should."
+            )
         allowed = (error.headers or {}).get("Allow")
         return f"{method} is not possible at {path}." + (f" Use {allowed}." if allowed else "")
     detail: Any = error.detail
     return detail if isinstance(detail, str) and detail else title_of(error.status_code)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    names = {name for name, _ in scope.get("headers", ())}
+    return {b"origin", b"access-control-request-method"} <= names
 
 
 def _cause_name(error: Exception) -> str | None:

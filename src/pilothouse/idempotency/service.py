@@ -137,7 +137,7 @@ class Idempotency:
     async def _take(self, place: _Place, use: KeyUse) -> Row[Any] | None:
         if place in self._unwritten:
             await self._database.write(repository.release, use)
-            del self._unwritten[place]
+            self._unwritten.pop(place, None)  # others may have taken its place meanwhile
         return await self._database.write(repository.claim, use, "", now_ms())
 
     async def _wait_elsewhere(self, place: _Place, use: KeyUse) -> str | None:

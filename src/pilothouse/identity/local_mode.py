@@ -6,15 +6,13 @@ here (DNS rebinding), and a page of another site that is open in the user's brow
 counts against it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from pilothouse.errors import Forbidden
 from pilothouse.kit.addresses import is_loopback
+from pilothouse.kit.origins import parse_host, parse_origin
 
-_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{0,5})?")
 _FORWARDING = frozenset(
     {
         "cdn-loop",
@@ -84,8 +82,8 @@ def _forwarded(names: Any) -> str | None:
 
 def _foreign_host(hosts: Sequence[str]) -> str | None:
     if len(hosts) == 1:
-        match = _HOST.fullmatch(hosts[0])
-        if match is not None and _is_near(match["name"]):
+        host = parse_host(hosts[0])
+        if host is not None and _is_near(host[0]):
             return None
     return "the server has one name: open it as http://127.0.0.1 or http://localhost"
 
@@ -97,11 +95,8 @@ def _foreign_page(origins: Sequence[str], sites: Sequence[str]) -> str | None:
 
 
 def _is_near_origin(origin: str) -> bool:
-    try:
-        parts = urlsplit(origin)
-        return parts.scheme in {"http", "https"} and parts.username is None and _is_near(parts.hostname or "")
-    except ValueError:
-        return False
+    parsed = parse_origin(origin)
+    return parsed is not None and _is_near(parsed.host)
 
 
 def _is_near(host: str) -> bool:

@@ -66,13 +66,7 @@ def configure_logging(
         settings.format == "auto" and environment == "development" and _is_terminal(out)
     )
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        structlog.processors.StackInfoRenderer(),
-        _render_trace,
-    ]
+    shared = _shared_processors()
     renderers: list[Processor] = [mask_secrets, render_json]
     if pretty:
         console = structlog.dev.ConsoleRenderer(
@@ -91,8 +85,33 @@ def configure_logging(
     _route_standard_library(out, level, shared, renderers)
 
 
+def _shared_processors() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.StackInfoRenderer(),
+        _render_trace,
+    ]
+
+
+def _configure_for_the_time_being() -> None:
+    structlog.configure(
+        processors=[_add_logger_name, *_shared_processors(), mask_secrets, render_json],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *names: _Output(sys.stderr, *names),
+        cache_logger_on_first_use=False,  # so that loggers take what is configured later
+    )
+
+
 def get_logger(name: str) -> FilteringBoundLogger:
-    """A logger whose lines carry `logger=name`. Costs nothing until its first line, so it may be made anywhere."""
+    """A logger whose lines carry `logger=name`. Costs nothing until its first line, so it may be made anywhere.
+
+    Until somebody has configured structlog, lines are masked JSON on stderr: structlog's own default shows the values
+    of all variables beside a trace.
+    """
+    if not structlog.is_configured():
+        _configure_for_the_time_being()
     return structlog.get_logger(name)
 
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Path
 from pydantic import ValidationError
@@ -27,6 +26,7 @@ from pilothouse.http.problems import (
 from pilothouse.identity.http import accepted_subprotocol, authenticate_again, authenticate_websocket
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.jsons import dumps
+from pilothouse.kit.origins import parse_origin
 from pilothouse.kit.timeouts import expire
 from pilothouse.kit.token_bucket import TokenBucket
 from pilothouse.observability.logs import get_logger
@@ -75,15 +75,20 @@ async def chat_socket(websocket: WebSocket, conversation_id: Annotated[str, Path
 
 def _check_origin(websocket: WebSocket) -> None:
     """A browser says which site opened the socket; other sites than ours and those allowed are refused."""
-    origin = websocket.headers.get("origin")
-    if origin is None:
-        return
     allowed = websocket.app.state.settings.server.cors_origins
-    if origin in allowed or urlsplit(origin).netloc == websocket.headers.get("host"):
+    origins = websocket.headers.getlist("origin")
+    if all(origin in allowed or _is_our_own(origin, websocket) for origin in origins):
         return
     raise Forbidden(
         "This site may not open sockets here. Add it to PILOTHOUSE_SERVER_CORS_ORIGINS.", code="origin_not_allowed"
     )
+
+
+def _is_our_own(text: str, websocket: WebSocket) -> bool:
+    origin = parse_origin(text)
+    if origin is None or (websocket.scope.get("scheme") == "wss" and origin.scheme != "https"):
+        return False
+    return origin.is_of(websocket.headers.get("host", ""))
 
 
 class _Socket:

@@ -5,6 +5,7 @@ within that interval.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 from collections import Counter
 from typing import Protocol
@@ -124,12 +125,21 @@ class Connections:
         self._timer = None
         now = asyncio.get_running_loop().time()
         for connection in list(self._open):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception:  # one connection's fault must not end the watch over all others
+                log.exception("connection_check_failed")
+                self._cut(connection)
         if self._refused and now >= self._log_at:
             self.write_log()
             self._log_at = now + _LOG_SECONDS
         if self._open or self._refused:
             self._watch()
+
+    def _cut(self, connection: Watched) -> None:
+        self.leave(connection)
+        with contextlib.suppress(Exception):
+            connection.abort()
 
     def _limited_address(self, host: str | None) -> str | None:
         """What connections of `host` are counted under; None: they are not."""

@@ -31,7 +31,7 @@ from pilothouse.server.refusals import (
     uri_too_long,
     version_not_supported,
 )
-from pilothouse.server.sending import SendWatch, unsent_bytes
+from pilothouse.server.sending import SendWatch, is_event_stream, unsent_bytes
 from pilothouse.server.websocket import WebSocketProtocol
 
 MOST_PIPELINED = 16
@@ -87,6 +87,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._held = b""  # what came behind a full pipeline
         self._problem: PilothouseError | None = None
         self._running: RequestResponseCycle | None = None
+        self._sends_events = False
         self._linger: asyncio.TimerHandle | None = None
         self._lingers_unadmitted = False
         self._sent = SendWatch(limits.send_seconds, limits.min_bytes_per_second * limits.send_seconds)
@@ -278,7 +279,21 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        self._sends_events = False
+        super()._start_asgi_task(cycle, self._noting_streams(app))
+
+    def _noting_streams(self, app: ASGI3Application) -> ASGI3Application:
+        """`app`, which tells us if its answer is an event stream."""
+
+        async def noting(scope: Any, receive: Any, send: Any) -> None:
+            def watch(message: Any) -> Any:  # no coroutine: it adds no frame to every streamed chunk
+                if message["type"] == "http.response.start":
+                    self._sends_events = is_event_stream(message.get("headers", ()))
+                return send(message)
+
+            await app(scope, receive, watch)
+
+        return noting
 
     def _stop(self, problem: PilothouseError) -> None:
         self._problem = problem
@@ -310,7 +325,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether its reader may take its time: an event stream, or an application that does not wait for it."""
         if running.response_complete:
             return False
-        return running.chunked_encoding is not False or not self.flow.write_paused
+        return self._sends_events or not self.flow.write_paused
 
     def _overdue(self, now: float) -> None:
         if self._phase == _BODY:

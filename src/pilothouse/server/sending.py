@@ -3,6 +3,7 @@
 import asyncio
 import struct
 import sys
+from collections.abc import Iterable
 
 if sys.platform == "linux":
     import fcntl
@@ -32,6 +33,14 @@ def unsent_bytes(transport: asyncio.Transport) -> int:
         except OSError:  # it has just been closed
             return size
     return size
+
+
+def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether an answer with these headers is one whose reader waits for events, and may take its time."""
+    return any(
+        name.lower() == b"content-type" and value.strip().lower().startswith(b"text/event-stream")
+        for name, value in headers
+    )
 
 
 class SendWatch:
