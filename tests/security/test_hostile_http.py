@@ -346,6 +346,20 @@ async def test_a_reader_of_an_answer_in_chunks_that_stands_still_is_cut_as_well(
         assert await is_served(server)
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["pipelined", "one after the other"])
+async def test_a_reader_that_stands_still_is_cut_though_it_has_asked_for_more(app, together):
+    """Seen in an attack: a request behind an answer that nobody read kept its connection for ever."""
+    async with bounded(app, send_seconds=0.3, keep_alive_seconds=1) as server:
+        client = await server.connect(receive_buffer=65536)
+        request = b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n"
+        await client.send(request * (2 if together else 1))
+        await until(lambda: app.scopes)
+        if not together:
+            await client.send(request)
+        await until(lambda: len(server.connections) == 0)
+        assert await is_served(server)
+
+
 async def test_a_reader_of_an_event_stream_may_stand_still(app):
     async with bounded(app, send_seconds=0.1, body_seconds=0.1, header_seconds=0.1) as server:
         client = await server.connect(receive_buffer=65536)
