@@ -98,7 +98,9 @@ def test_a_value_of_the_wrong_form_is_taken_as_text_or_refused_by_name(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "[not JSON")
+    message = f"{name} is wrong: "
     try:
         load_settings(None)
     except StartupError as error:
-        assert error.message.startswith(f"{name} is wrong: ")
+        message = error.message
+    assert message.startswith(f"{name} is wrong: ")
