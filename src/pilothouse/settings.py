@@ -148,7 +148,9 @@ class DatabaseSettings(_Group):
     """The database."""
 
     url: SecretStr | None = Field(
-        default=None, description="`postgresql://…` or `sqlite:///…`. Unset: a SQLite file in the data folder."
+        default=None,
+        description="`postgresql://…`, with libpq's options such as `?sslmode=verify-full`, or "
+        "`sqlite:///…`. Unset: a SQLite file in the data folder.",
     )
     pool_size: int = Field(default=5, ge=1, le=200, description="PostgreSQL connections a process may hold.")
 
