@@ -64,7 +64,7 @@ class ServerClient:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=_TIMES,
             # SSL_CERT_FILE counts for every server; proxies of the environment do not for one of this machine.
-            verify=httpx2.create_ssl_context() if self.url.startswith("https:") else True,
+            verify=_authorities() if self.url.startswith("https:") else True,
             trust_env=not is_local(self.url),
         )
 
@@ -157,6 +157,13 @@ def find_token(url: str, given: str | None) -> str | None:
         return None
     say(f"Using the demo's token from {file}.")
     return token or None
+
+
+def _authorities() -> ssl.SSLContext:
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:  # ssl.SSLError too
+        raise Refused(f"The authorities in SSL_CERT_FILE or SSL_CERT_DIR can't be read: {error}.") from None
 
 
 def _tls_fault(error: BaseException | None) -> str | None:
