@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import SecretStr
@@ -18,8 +18,8 @@ _HEAD = """# Configuration
 
 Every setting is an environment variable, or a line `NAME=value` of the file `.env` in the working directory. What is
 given to `Pilothouse(settings)` or on the command line wins over the environment, which wins over `.env`. A name that
-is not listed here, or a value that does not fit, stops the start with a sentence that names the variable. Lists are
-written as JSON.
+is not listed here, or a value that does not fit, stops the start with a sentence that names the variable. Lists
+are written with commas (`a,b`) or as JSON (`["a", "b"]`).
 
 Providers' own environment variables (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, `ANTHROPIC_API_KEY`, `ANTHROPIC_BASE_URL`,
 `AZURE_OPENAI_API_KEY`, `AZURE_OPENAI_ENDPOINT`, `OPENAI_API_VERSION`) are read where the setting of the same meaning
@@ -53,7 +53,7 @@ def _shape(shape: Any) -> str:
     if choices and all(isinstance(item, str) for item in choices):
         return " ".join(f"`{item}`" for item in choices)
     if choices and getattr(shape, "__origin__", None) is tuple:
-        return "JSON list"
+        return "list"
     if choices:
         return _shape(choices[0])
     words = {bool: "`true` `false`", int: "integer", float: "number", str: "text", Path: "path", SecretStr: "secret"}
@@ -74,7 +74,9 @@ def _default(field: FieldInfo) -> str:
     if value is None:
         return "unset"
     if value == ():
-        return "`[]`"
+        return "empty"
+    if isinstance(value, tuple):
+        return f"`{','.join(cast('tuple[str, ...]', value))}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value}`"

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pilothouse.errors import StartupError
-from pilothouse.settings import PREFIX, load_settings
+from pilothouse.settings import PREFIX, load_settings, setting_names
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +63,44 @@ def test_secrets_are_not_shown_when_settings_are_printed(monkeypatch: pytest.Mon
     monkeypatch.setenv("PILOTHOUSE_DATABASE_URL", "postgresql://me:hunter2@db/x")
     monkeypatch.setenv("PILOTHOUSE_OPENAI_API_KEY", "sk-hunter2")
     assert "hunter2" not in repr(load_settings(None))
+
+
+@pytest.mark.parametrize(
+    "written", ["10.0.0.1,::1", " 10.0.0.1 , ::1, ", '["10.0.0.1", "::1"]'], ids=["commas", "blanks", "JSON"]
+)
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_a_list_is_written_with_commas_or_as_json(
+    written: str, where: str, env_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "file":
+        env_file.write_text(f"PILOTHOUSE_SERVER_TRUSTED_PROXIES='{written}'\n")
+    else:
+        monkeypatch.setenv("PILOTHOUSE_SERVER_TRUSTED_PROXIES", written)
+    assert load_settings(env_file).server.trusted_proxies == ("10.0.0.1", "::1")
+
+
+def test_an_empty_list_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PILOTHOUSE_SERVER_TRUSTED_PROXIES", "")
+    assert load_settings(None).server.trusted_proxies == ()
+
+
+@pytest.mark.parametrize("nonsense", ["[127.0.0.1]", "[", "{}", "127.0.0.1;10.0.0.1", '[{"a": 1}]'])
+def test_a_list_that_cannot_be_read_stops_the_start_and_is_named(
+    nonsense: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PILOTHOUSE_SERVER_TRUSTED_PROXIES", nonsense)
+    with pytest.raises(StartupError, match="PILOTHOUSE_SERVER_TRUSTED_PROXIES is wrong: "):
+        load_settings(None)
+
+
+@pytest.mark.parametrize("name", sorted(setting_names()))
+def test_a_value_of_the_wrong_form_is_taken_as_text_or_refused_by_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "[not JSON")
+    message = f"{name} is wrong: "
+    try:
+        load_settings(None)
+    except StartupError as error:
+        message = error.message
+    assert message.startswith(f"{name} is wrong: ")

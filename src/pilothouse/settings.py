@@ -6,19 +6,45 @@
 
 import difflib
 import ipaddress
+import json
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pilothouse.errors import StartupError
 
 PREFIX = "PILOTHOUSE_"
 CLIENT_VARIABLES = frozenset({"PILOTHOUSE_URL", "PILOTHOUSE_TOKEN"})
 """What the command line reads when it talks to a server: no settings of a server, but no mistakes either."""
+
+
+def _items(value: Any) -> Any:
+    """The items of a list that is written as one text: with commas between them, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError('it is not a JSON list; write a,b or ["a", "b"]') from None
+
+
+# NoDecode: pydantic-settings reads JSON by itself otherwise, and its error names neither the variable nor what to do.
+_Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_items)]
 
 
 class _Group(BaseModel):
@@ -33,8 +59,8 @@ class ServerSettings(_Group):
     environment: Literal["development", "production"] = Field(
         default="development", description="`production` logs JSON and needs configured identity."
     )
-    cors_origins: tuple[str, ...] = Field(
-        default=(), description="Origins browsers may call from, as a JSON list. Empty: only the server's own."
+    cors_origins: _Texts = Field(
+        default=(), description="Origins browsers may call from. Empty: only the server's own."
     )
     max_body_bytes: int = Field(default=1_048_576, ge=1024, description="Largest request body, bytes.")
     max_message_bytes: int = Field(default=1_048_576, ge=1024, description="Largest WebSocket message, bytes.")
@@ -99,9 +125,9 @@ class ServerSettings(_Group):
         description="Most open connections from one address (IPv6: one /64). 0: no limit. Unset: half of "
         "`max_connections`. Never applies to this machine and to `trusted_proxies`.",
     )
-    trusted_proxies: tuple[str, ...] = Field(
+    trusted_proxies: _Texts = Field(
         default=("127.0.0.1", "::1"),
-        description="Addresses or networks of reverse proxies, as a JSON list. Their `X-Forwarded-For` is believed, "
+        description="Addresses or networks of reverse proxies. Their `X-Forwarded-For` is believed, "
         "and `max_connections_per_address` does not apply to them.",
     )
 
@@ -123,7 +149,9 @@ class DatabaseSettings(_Group):
     """The database."""
 
     url: SecretStr | None = Field(
-        default=None, description="`postgresql://…` or `sqlite:///…`. Unset: a SQLite file in the data folder."
+        default=None,
+        description="`postgresql://…`, with libpq's options such as `?sslmode=verify-full`, or "
+        "`sqlite:///…`. Unset: a SQLite file in the data folder.",
     )
     pool_size: int = Field(default=5, ge=1, le=200, description="PostgreSQL connections a process may hold.")
 
@@ -202,9 +230,9 @@ class ModelSettings(_Group):
 
     default: str | None = Field(default=None, description="Model of agents that name none, as `openai:gpt-…`.")
     check: bool = Field(default=True, description="Check provider credentials at start.")
-    fork_allowed: tuple[str, ...] = Field(
+    fork_allowed: _Texts = Field(
         default=(),
-        description="Models that forks may name beside those their agent is served with, as a JSON list of "
+        description="Models that forks may name beside those their agent is served with: "
         "`provider:name`, with `*` and `?` as wildcards.",
     )
     attempts: int = Field(default=4, ge=1, le=10, description="Most tries of a model call that fails transiently.")

@@ -116,3 +116,17 @@ def test_a_file_that_is_not_text_or_not_there_is_named(tmp_path):
 def test_yaml_can_not_make_objects():
     with pytest.raises(StartupError, match="not YAML"):
         parse("---\nmodel: !!python/object/apply:os.system ['true']\n---\nHi")
+
+
+def test_a_prompt_that_is_not_there_is_said_with_the_folder_its_path_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StartupError) as raised:
+        load_prompt("prompts/support.md")
+    assert raised.value.message == (
+        "The prompt prompts/support.md can't be read: No such file or directory. "
+        f"Its path starts from the working directory, {tmp_path}."
+    )
+    with pytest.raises(StartupError, match=r"No such file or directory\.$"):
+        load_prompt(tmp_path / "support.md")

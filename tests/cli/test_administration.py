@@ -107,7 +107,7 @@ async def test_the_doctor_finds_nothing_wrong_where_nothing_is(project, env):
     assert (code, err) == (0, ""), out
     assert "problem" not in out
     assert "application: main:app serves helper." in out
-    assert "model openai:scripted: the provider takes our key." in out
+    assert "model openai:scripted: the provider does not refuse our key." in out
     assert not (project / ".pilothouse").exists()
 
 

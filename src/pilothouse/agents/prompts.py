@@ -88,7 +88,8 @@ def load_prompt(path: Path | str) -> Prompt:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StartupError(f"The prompt {path} can't be read: {error.strerror}.") from None
+        where = "" if path.is_absolute() else f" Its path starts from the working directory, {Path.cwd()}."
+        raise StartupError(f"The prompt {path} can't be read: {error.strerror}.{where}") from None
     return parse_prompt(content, path)
 
 

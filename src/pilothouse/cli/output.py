@@ -20,6 +20,7 @@ from pilothouse.kit.printable import escape_json, printable
 __all__ = ["add_row", "complain", "in_terminal", "plain", "say", "show", "show_finding", "show_json", "show_table"]
 
 _MOST_ERROR_CHARS = 20_000
+_MARKS = {True: ("ok     ", "green"), False: ("problem", "red"), None: ("skipped", "yellow")}
 
 
 def say(text: str) -> None:
@@ -43,9 +44,9 @@ def show_json(value: Any) -> None:
     typer.echo(escape_json(dumps(value)))
 
 
-def show_finding(text: str, *, well: bool) -> None:
-    """What a check found, with a mark; passwords and keys in it are masked."""
-    mark = typer.style("ok     ", fg="green") if well else typer.style("problem", fg="red")
+def show_finding(text: str, *, well: bool | None) -> None:
+    """What a check found, with a mark (`well` None: it was not made); passwords and keys in it are masked."""
+    mark = typer.style(*_MARKS[well])
     typer.echo(f"{mark}  {printable(mask_bounded(text, _MOST_ERROR_CHARS))}")
 
 

@@ -17,7 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool, QueuePool
 
 from pilothouse.db.database import Unit
+from pilothouse.db.postgres_options import split_options
 from pilothouse.errors import StartupError, Unavailable
+from pilothouse.kit.masking import mask_bounded
 from pilothouse.observability.logs import get_logger
 
 log = get_logger(__name__)
@@ -37,6 +39,7 @@ _PROBE_AFTER_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
 _FIRST_WAIT_SECONDS = 0.02
 _LONGEST_WAIT_SECONDS = 0.5
+_MOST_REASON_CHARS = 500
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _AWAY = ("08", "53", "57P", "58")
@@ -83,8 +86,8 @@ class PostgresDatabase:
         Raises:
             StartupError: the `postgres` extra is missing, or the server can't be reached or refuses us.
         """
-        address = url.set(drivername="postgresql+asyncpg")
-        arguments = {"timeout": min(_CONNECT_SECONDS, limit_seconds)}
+        address, options = split_options(url.set(drivername="postgresql+asyncpg"))
+        arguments = {**options, "timeout": min(_CONNECT_SECONDS, limit_seconds)}
         try:
             engine = create_async_engine(
                 address,
@@ -107,10 +110,10 @@ class PostgresDatabase:
             await database.read(_ping)
         except Exception as error:
             await database.close()
-            where = url.render_as_string(hide_password=True)
+            where = url.set(query={}).render_as_string(hide_password=True)
             raise StartupError(
-                f"PostgreSQL at {where} can't be used ({type(error.__cause__ or error).__name__}). "
-                "Check that it runs, the address in PILOTHOUSE_DATABASE_URL, the user and the password."
+                f"PostgreSQL at {where} can't be used ({_reason(error)}). "
+                "Check that it runs, the address and the options in PILOTHOUSE_DATABASE_URL, the user and the password."
             ) from error
         return database
 
@@ -191,6 +194,14 @@ class PostgresDatabase:
         finally:
             if watchdog is not None:
                 watchdog.cancel()
+
+
+def _reason(error: Exception) -> str:
+    """Why the driver could not connect, in its own words, without secrets."""
+    cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ is not None else error
+    cause = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
+    words = " ".join(str(cause).split())
+    return mask_bounded(f"{type(cause).__name__}: {words}" if words else type(cause).__name__, _MOST_REASON_CHARS)
 
 
 def _is_cancelled() -> bool:

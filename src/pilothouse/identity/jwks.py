@@ -35,6 +35,7 @@ class _Fetched:
 class _Tried:
     at: float = float("-inf")
     failed: bool = field(default=True)
+    reason: str | None = None
 
 
 class KeySet:
@@ -69,6 +70,11 @@ class KeySet:
             await asyncio.gather(self._refreshing, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the keys could not be fetched the last time; None: they could."""
+        return self._tried.reason
 
     def check(self) -> Check:
         """How the keys are, for readiness."""
@@ -137,8 +143,9 @@ class KeySet:
                 self._fetched = _Fetched(keys, self._monotonic())
                 self._tried = _Tried(self._monotonic(), failed=False)
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                self._tried = _Tried(self._monotonic(), failed=True)
-                log.warning("jwks_fetch_failed", url=self._url, reason=f"{type(error).__name__}: {error}"[:200])
+                reason = f"{type(error).__name__}: {error}"[:200]
+                self._tried = _Tried(self._monotonic(), failed=True, reason=reason)
+                log.warning("jwks_fetch_failed", url=self._url, reason=reason)
 
     async def _fetch(self) -> tuple[PyJWK, ...]:
         if self._session is None:

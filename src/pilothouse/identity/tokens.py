@@ -83,6 +83,11 @@ class TokenVerifier:
         if self._keys is not None:
             await self._keys.close()
 
+    @property
+    def failure(self) -> str | None:
+        """Why the provider's keys could not be fetched the last time; None: they could, or there is no provider."""
+        return None if self._keys is None else self._keys.failure
+
     def check(self) -> Check | None:
         """How the provider's keys are; None where tokens are checked with a shared secret only."""
         return None if self._keys is None else self._keys.check()

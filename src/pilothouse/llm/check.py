@@ -10,7 +10,7 @@ from pilothouse.errors import StartupError
 from pilothouse.llm.adopt import SDKClient, client_of
 from pilothouse.llm.credentials import Credentials
 
-__all__ = ["check_credentials", "check_models"]
+__all__ = ["can_check", "check_credentials", "check_models"]
 
 _SECONDS = 5.0
 _REFUSED = frozenset({401, 403})
@@ -47,6 +47,11 @@ async def check_credentials(credentials: Credentials, http_client: httpx2.AsyncC
         )
 
 
+def can_check(model: Model) -> bool:
+    """Whether there is a way to ask about a model that was taken over."""
+    return client_of(model) is not None and type(model.provider).__name__ in _KNOWN
+
+
 async def check_models(models: Iterable[Model]) -> None:
     """Ask the providers of models that were taken over, each once for an address and a key.
 
@@ -56,7 +61,7 @@ async def check_models(models: Iterable[Model]) -> None:
     found: dict[tuple[str, str | int], tuple[Model, SDKClient]] = {}
     for model in models:
         client = client_of(model)
-        if client is not None and type(model.provider).__name__ in _KNOWN:
+        if client is not None and can_check(model):
             # A key that is fetched when it is needed is empty here.
             found.setdefault((str(client.base_url), client.api_key or id(client)), (model, client))
     await asyncio.gather(*(_check_model(model, client) for model, client in found.values()))

@@ -10,7 +10,7 @@ from pydantic_ai.models import Model
 from pilothouse.errors import StartupError
 from pilothouse.kit.caches import keep
 from pilothouse.llm.bounds import AnswerLimits
-from pilothouse.llm.check import check_credentials, check_models
+from pilothouse.llm.check import can_check, check_credentials, check_models
 from pilothouse.llm.models import MOST_MODELS, Models, split_reference
 from pilothouse.llm.resilient import ResilientModel, Retries
 from pilothouse.llm.tokens import window_of
@@ -108,6 +108,13 @@ class ModelGateway:
     def window_tokens(self, reference: str | Model) -> int:
         """The context window of a model, in tokens; 128,000 where it is not known."""
         return window_of(self._models.get(reference))
+
+    def can_check(self, reference: str | Model) -> bool:
+        """Whether `check` asks anybody about this model."""
+        if isinstance(reference, str):
+            return self._models.credentials(split_reference(reference)[0]) is not None
+        taken_over = self._models.taken_over(reference)
+        return taken_over is not None and can_check(taken_over)
 
     async def check(self, references: Iterable[str | Model]) -> None:
         """Ask each provider that the references use whether it takes our credentials, or those a model brings.

@@ -9,13 +9,15 @@ from pilothouse.settings import ServerSettings
 
 if sys.platform == "win32":
 
-    def _descriptors() -> int | None:
+    def open_files() -> int | None:
+        """Most files this process may have open; None: no limit."""
         return None
 
 else:
     import resource
 
-    def _descriptors() -> int | None:
+    def open_files() -> int | None:
+        """Most files this process may have open; None: no limit."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return None if soft == resource.RLIM_INFINITY else soft
 
@@ -55,7 +57,7 @@ class Limits:
     @classmethod
     def of(cls, settings: ServerSettings) -> Self:
         """The bounds that `settings` ask for."""
-        connections = settings.max_connections or default_connections(_descriptors())
+        connections = settings.max_connections or default_connections(open_files())
         per_address = settings.max_connections_per_address
         return cls(
             header_bytes=settings.max_header_bytes,
@@ -76,11 +78,14 @@ class Limits:
 
 
 def default_connections(descriptors: int | None) -> int:
-    """Most connections of a process that may have this many files open (None: any number).
-
-    A quarter of them, and at least 64, are kept for the database, files, models and what tools open.
-    """
+    """Most connections of a process that may have this many files open (None: any number)."""
     if descriptors is None:
         return _MOST_CONNECTIONS
-    left = descriptors - max(_RESERVED_DESCRIPTORS, descriptors // 4)
-    return min(_MOST_CONNECTIONS, max(8, left))
+    return min(_MOST_CONNECTIONS, max(8, room_for_connections(descriptors)))
+
+
+def room_for_connections(descriptors: int) -> int:
+    """How many of these open files connections may take: a quarter of them, and at least 64, are kept for the database,
+    files, models and what tools open.
+    """
+    return descriptors - max(_RESERVED_DESCRIPTORS, descriptors // 4)

@@ -1,6 +1,7 @@
 """A client of any Pilothouse server, for commands."""
 
 import os
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -62,6 +63,8 @@ class ServerClient:
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=_TIMES,
+            # SSL_CERT_FILE counts for every server; proxies of the environment do not for one of this machine.
+            verify=_authorities() if self.url.startswith("https:") else True,
             trust_env=not is_local(self.url),
         )
 
@@ -129,6 +132,12 @@ class ServerClient:
             await response.aclose()
 
     def _broken(self, error: httpx2.HTTPError) -> PilothouseError:
+        if (fault := _tls_fault(error)) is not None:
+            return Refused(
+                f"The server at {self.url} is not trusted: {fault}. If its certificate is one of your own authority, "
+                "name that authority's file in SSL_CERT_FILE.",
+                code="not_trusted",
+            )
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol):
             return Unavailable(
                 f"No server answers at {self.url}. Start one with `pilothouse demo`, or name it with --url.",
@@ -148,6 +157,24 @@ def find_token(url: str, given: str | None) -> str | None:
         return None
     say(f"Using the demo's token from {file}.")
     return token or None
+
+
+def _authorities() -> ssl.SSLContext:
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:  # ssl.SSLError too
+        raise Refused(f"The authorities in SSL_CERT_FILE or SSL_CERT_DIR can't be read: {error}.") from None
+
+
+def _tls_fault(error: BaseException | None) -> str | None:
+    """What TLS has against a server, if that is why a connection failed."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message.rstrip(".")
+        if isinstance(error, ssl.SSLError):
+            return f"it does not speak TLS as it should ({error.reason})"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def is_local(url: str) -> bool:
