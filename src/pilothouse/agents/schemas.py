@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from pilothouse.agents.prompts import Prompt
 from pilothouse.agents.registry import ServedAgent
 from pilothouse.tools.policy import Effect
-from pilothouse.tools.toolsets import FoundTool, find_tools, opaque_labels
+from pilothouse.tools.toolsets import FoundTool, opaque_labels
 
 
 class AgentSummary(BaseModel):
@@ -51,6 +51,15 @@ class AgentTool(BaseModel):
         description="`pure` and `idempotent` may run again; `once` never runs twice on a guess.", examples=["pure"]
     )
     approval: bool = Field(description="Whether a person must say yes to each call.", examples=[False])
+    approval_by_call: bool = Field(
+        default=False,
+        description="Whether something before the tool (a toolset, a validator, a capability of the agent) decides for "
+        "each call if a person must say yes. Not known before the call; the tool's own code may ask as well.",
+        examples=[False],
+    )
+    four_eyes: bool = Field(
+        default=False, description="Whether that person is another one than who started the run.", examples=[False]
+    )
 
     @classmethod
     def of(cls, found: FoundTool) -> "AgentTool":
@@ -60,7 +69,9 @@ class AgentTool(BaseModel):
             description=found.policy.description,
             parameters=found.tool.function_schema.json_schema,
             effect=found.policy.effect,
-            approval=found.policy.approval,
+            approval=found.asks == "always",
+            approval_by_call=found.asks == "by_call",
+            four_eyes=found.policy.four_eyes,
         )
 
 
@@ -110,7 +121,7 @@ class AgentView(AgentSummary):
         return cls(
             **AgentSummary.of(served, default).model_dump(),
             fallback=[model if isinstance(model, str) else model.model_name for model in served.fallback],
-            tools=[AgentTool.of(found) for found in find_tools(toolsets)],
+            tools=[AgentTool.of(found) for found in served.function_tools()],
             toolsets=opaque_labels(toolsets),
             limits=served.limits.as_dict(),
             prompt=PromptView.of(served.prompt) if served.prompt else None,
