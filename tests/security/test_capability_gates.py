@@ -130,9 +130,9 @@ HARMLESS = {
     "instructions": Instructs,
     "an observer": Watches,
     "tools": lambda: Capability(tools=[]),
-    "settings": lambda: Thinking(),
-    "instrumentation": lambda: Instrumentation(),
-    "return schemas": lambda: IncludeToolReturnSchemas(),
+    "settings": Thinking,
+    "instrumentation": Instrumentation,
+    "return schemas": IncludeToolReturnSchemas,
     "history": lambda: ProcessHistory(lambda messages: messages),
     "combined": lambda: CombinedCapability([Instructs(), Watches()]),
 }

@@ -13,7 +13,12 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.toolsets import AbstractToolset
 
 from pilothouse.agents.gates import decides_about_calls
-from pilothouse.agents.introspect import has_system_prompt, own_description, structured_output_schema
+from pilothouse.agents.introspect import (
+    has_system_prompt,
+    own_description,
+    refuse_tools_as_output,
+    structured_output_schema,
+)
 from pilothouse.agents.limits import RunLimits
 from pilothouse.agents.prompts import Prompt, load_prompt
 from pilothouse.errors import NotFound, StartupError
@@ -149,10 +154,11 @@ class AgentRegistry:
             limits: any field of `RunLimits`.
 
         Raises:
-            StartupError: a name is missing or taken, a prompt or value is wrong, two tools share a name, or the agent
-                needs `deps`.
+            StartupError: a name is missing or taken, a prompt or value is wrong, two tools share a name, the agent
+                needs `deps`, or it answers with a `@tool` function.
         """
         named = self._free_name(name or agent.name)
+        refuse_tools_as_output(agent, named)
         loaded = self._load(prompt)
         extra = (*((function_toolset(tools, id=f"{named}-tools"),) if tools else ()), *toolsets)
         decided = decides_about_calls(agent)
@@ -209,7 +215,7 @@ class AgentRegistry:
         known = served.policies.get(tool_name)
         if known is not None:
             return known
-        later = (tool.policy for tool in served.function_tools() if tool.name == tool_name)
+        later = (tool.policy for tool in find_tools(served.all_toolsets) if tool.name == tool_name)
         return next(later, None) or default_policy(tool_name)
 
     def __iter__(self) -> Iterator[ServedAgent]:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from pilothouse.agents.prompts import Prompt
 from pilothouse.agents.registry import ServedAgent
-from pilothouse.tools.policy import Effect
+from pilothouse.tools.schemas import ToolTerms
 from pilothouse.tools.toolsets import FoundTool, opaque_labels
 
 
@@ -38,28 +38,8 @@ class AgentPage(BaseModel):
     next_cursor: str | None = None
 
 
-class AgentTool(BaseModel):
+class AgentTool(ToolTerms):
     """A tool as the agent's model sees it."""
-
-    name: str = Field(examples=["order_lookup"])
-    description: str = Field(examples=["Look up one order."])
-    parameters: dict[str, Any] = Field(
-        description="JSON schema of the arguments.",
-        examples=[{"type": "object", "properties": {"order_id": {"type": "string"}}, "required": ["order_id"]}],
-    )
-    effect: Effect = Field(
-        description="`pure` and `idempotent` may run again; `once` never runs twice on a guess.", examples=["pure"]
-    )
-    approval: bool = Field(description="Whether a person must say yes to each call.", examples=[False])
-    approval_by_call: bool = Field(
-        default=False,
-        description="Whether something before the tool (a toolset, a validator, a capability of the agent) decides for "
-        "each call if a person must say yes. Not known before the call; the tool's own code may ask as well.",
-        examples=[False],
-    )
-    four_eyes: bool = Field(
-        default=False, description="Whether that person is another one than who started the run.", examples=[False]
-    )
 
     @classmethod
     def of(cls, found: FoundTool) -> "AgentTool":

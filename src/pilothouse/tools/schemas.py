@@ -15,8 +15,8 @@ _PARAMETERS: dict[str, Any] = {
 }
 
 
-class ToolView(BaseModel):
-    """A tool and how it may be called."""
+class ToolTerms(BaseModel):
+    """A tool and what is asked of its callers."""
 
     name: str = Field(examples=["order_lookup"])
     description: str = Field(examples=["Look up one order."])
@@ -26,14 +26,18 @@ class ToolView(BaseModel):
     )
     approval: bool = Field(description="Whether a person must say yes to each call.", examples=[False])
     approval_by_call: bool = Field(
-        default=False,
-        description="Whether something before the tool (a toolset, a validator, a capability of an agent) decides for "
-        "each call if a person must say yes. Not known before the call; the tool's own code may ask as well.",
+        description="Whether something before the tool (a toolset, a validator, an agent's capability) may ask a "
+        "person about some calls; about which is not known before. The tool's own code may ask as well.",
         examples=[False],
     )
     four_eyes: bool = Field(
-        default=False, description="Whether that person is another one than who started the run.", examples=[False]
+        description="Whether that person must be another one than who started the run.", examples=[False]
     )
+
+
+class ToolView(ToolTerms):
+    """A tool and how it may be called."""
+
     scopes: list[str] = Field(description="Scopes the caller needs, all of them.", examples=[["orders:read"]])
     timeout_seconds: float | None = Field(description="Limit of one call; null: the agent's.", examples=[20.0])
     needs_run: bool = Field(
