@@ -47,8 +47,8 @@ def refuse_tools_as_output(agent: AbstractAgent[Any, Any], name: str) -> None:
         if policy is not None:
             raise StartupError(
                 f"Agent {name} answers with {policy.name}, a @tool function. As an output function it would run "
-                "without its scopes, approval, effect and timeout. Give it to the agent as a tool, with tools=[...], or "
-                "make the output function one without @tool."
+                "without its scopes, approval, effect and timeout. Give it to the agent as a tool, with tools=[...], "
+                "or make the output function one without @tool."
             )
 
 

@@ -1,7 +1,7 @@
 """Call a tool within its time, in a run or directly, and say of whatever it raises what can be shown.
 
-A tool is somebody's code: nothing it raises may leave as something else than the tool's failure, but for what is about
-more than this call.
+A tool is somebody's code: what it raises is the tool's failure, `sys.exit()` and a group of exceptions too. What ends
+more than the call leaves as it is: a stop that somebody asked for, `KeyboardInterrupt`.
 """
 
 import asyncio
@@ -60,8 +60,8 @@ async def call_tool(
         with serving(call):
             async with limit:
                 return await function()
-    except BaseException as error:
-        if _stops_more(error) or passes(error):
+    except (Exception, SystemExit, asyncio.CancelledError, BaseExceptionGroup) as error:
+        if _is_stopped(error) or passes(error):
             raise
         if limit.expired() and isinstance(error, TimeoutError):
             shown = tool_error("timeout", f"The tool took longer than {seconds:g} seconds and was stopped.")
@@ -70,12 +70,9 @@ async def call_tool(
         return ToolFailure(shown=classify_exception(error), raised=error)
 
 
-def _stops_more(error: BaseException) -> bool:
-    """Whether an exception is about more than the call: the process is interrupted, or somebody stopped the call."""
-    if isinstance(error, Exception):
+def _is_stopped(error: BaseException) -> bool:
+    """Whether somebody stopped the call, and the exception is what came of it."""
+    if isinstance(error, Exception | SystemExit):
         return False
-    if isinstance(error, KeyboardInterrupt | GeneratorExit):
-        return True
     task = asyncio.current_task()
-    stopped = task is None or task.cancelling() > 0
-    return stopped and isinstance(error, asyncio.CancelledError | BaseExceptionGroup)
+    return task is None or task.cancelling() > 0
