@@ -1,11 +1,21 @@
 import copy
+import functools
 from dataclasses import dataclass
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
-from pydantic_ai import Agent, DeferredToolRequests, RunContext, Tool
+from pydantic_ai import (
+    Agent,
+    DeferredToolRequests,
+    NativeOutput,
+    PromptedOutput,
+    RunContext,
+    TextOutput,
+    Tool,
+    ToolOutput,
+)
 from pydantic_ai.agent import WrapperAgent
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.toolsets import ExternalToolset, FunctionToolset
@@ -35,7 +45,7 @@ async def order_lookup(order_id: str) -> str:
     return order_id
 
 
-@tool(approval=True)
+@tool(approval=True, four_eyes=True)
 async def refund(order_id: str) -> str:
     return order_id
 
@@ -158,6 +168,46 @@ def test_a_tool_added_to_the_agent_later_still_has_its_policy(registry):
     assert registry.policy(served, "from_mcp").effect == "once"
 
 
+class Till:
+    @tool
+    def refund_all(self, order_id: str) -> str:
+        return order_id
+
+
+def _plain_answer(text: str) -> str:
+    return text
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        refund,
+        [refund],
+        [str, [order_lookup]],
+        ToolOutput(refund),
+        [ToolOutput(Answer), ToolOutput(refund, name="pay")],
+        TextOutput(refund),
+        NativeOutput([Answer, refund]),
+        PromptedOutput(refund),
+        Till().refund_all,
+        functools.partial(refund),
+    ],
+    ids=repr,
+)
+def test_a_tool_is_no_output_function_for_its_policy_would_not_hold(registry, output):
+    agent = Agent(None, name="pays", output_type=output)
+    for given in (agent, WrapperAgent(agent)):
+        with pytest.raises(StartupError, match=r"pays answers with .*(refund|order_lookup).* tools="):
+            registry.add(given, name="pays")
+
+
+@pytest.mark.parametrize(
+    "output", [_plain_answer, TextOutput(_plain_answer), [Answer, _plain_answer], Answer | Desk, str]
+)
+def test_other_output_functions_are_served(registry, output):
+    assert registry.add(Agent(None, name="fine", output_type=output)).name == "fine"
+
+
 def test_agent_decorators_keep_our_policy(registry):
     agent = support()
 
@@ -256,9 +306,9 @@ async def test_agents_are_listed(client):
 async def test_an_agent_is_shown_with_tools_limits_and_prompt_but_not_its_text(client):
     answer = await client.get("/v1/agents/support")
     body = answer.json()
-    assert [(item["name"], item["effect"], item["approval"]) for item in body["tools"]] == [
-        ("order_lookup", "pure", False),
-        ("refund", "once", True),
+    assert [(item["name"], item["effect"], item["approval"], item["four_eyes"]) for item in body["tools"]] == [
+        ("order_lookup", "pure", False, False),
+        ("refund", "once", True, True),
     ]
     assert body["tools"][0]["parameters"]["required"] == ["order_id"]
     assert body["toolsets"] == ["ExternalToolset 'desk'"]

@@ -38,6 +38,10 @@ def agent() -> Agent[Any, Any]:
         raise asyncio.CancelledError
 
     @tool(effect="once")
+    async def group() -> str:
+        raise BaseExceptionGroup("", [SystemExit(3), ValueError()])
+
+    @tool(effect="once")
     async def circle() -> Any:
         value: list[Any] = []
         value.append(value)
@@ -61,7 +65,7 @@ def agent() -> Agent[Any, Any]:
         await asyncio.Event().wait()
         return "never"
 
-    return Agent(name="helper", tools=[ok, breaks, exits, gives_up, circle, surrogate, bytes_out, slow, waits])
+    return Agent(name="helper", tools=[ok, breaks, exits, gives_up, group, circle, surrogate, bytes_out, slow, waits])
 
 
 def then(turn: Turn) -> Script:
@@ -114,7 +118,9 @@ async def test_after_trouble_with_the_model_the_next_turn_works(sqlite_url, trou
         await check_whole(server, run["conversation_id"])
 
 
-@pytest.mark.parametrize("name", ["breaks", "exits", "gives_up", "circle", "surrogate", "bytes_out", "slow", "nosuch"])
+@pytest.mark.parametrize(
+    "name", ["breaks", "exits", "gives_up", "group", "circle", "surrogate", "bytes_out", "slow", "nosuch"]
+)
 async def test_after_trouble_with_a_tool_the_run_and_the_next_turn_work(database_url, name):
     script = Script(
         rules=[

@@ -18,7 +18,7 @@ from tests.support.server import ALL_SCOPES, RunningServer, running
 
 from pilothouse.app import Pilothouse
 from pilothouse.testing.provider import Rule, Script, ToolCall, Turn, When
-from pilothouse.tools import tool
+from pilothouse.tools import current_tool_call, tool
 from pilothouse.tools.policy import ToolPolicy
 from pilothouse.tools.toolsets import stricter
 
@@ -138,6 +138,30 @@ async def test_a_tool_behind_something_that_only_a_run_can_ask_is_not_called_wit
         assert (await listed(server))["needs_run"] is True
 
 
+SHOWN = {
+    "plain": (plain, False, False),
+    "marked": (lambda: FunctionToolset([act(approval=True)]), True, False),
+    "marked for Pydantic AI": (lambda: FunctionToolset([Tool(act(), requires_approval=True)]), True, False),
+    "always": (WRAPPED["approval"], True, False),
+    "always, deeper": (lambda: CombinedToolset([ApprovalRequiredToolset(plain())]).prefixed("x"), True, False),
+    "by call": (lambda: ApprovalRequiredToolset(plain(), lambda _ctx, _tool, args: bool(args)), False, True),
+    "of their own": (WRAPPED["of their own"], False, True),
+    "prepare": (WRAPPED["prepare"], False, True),
+    "args_validator": (WRAPPED["args_validator"], False, True),
+    "filtered": (WRAPPED["filtered"], False, False),
+    "deferred": (WRAPPED["deferred"], False, False),
+}
+
+
+@pytest.mark.parametrize(("toolset", "always", "by_call"), SHOWN.values(), ids=SHOWN)
+async def test_lists_of_tools_say_whether_a_person_is_asked(sqlite_url, toolset, always, by_call):
+    async with running(sqlite_url, setup=serve(toolset())) as server:
+        [item] = (await server.get("/v1/tools")).json()["items"]
+        [of_agent] = (await server.get("/v1/agents/helper")).json()["tools"]
+        for shown in (item, of_agent):
+            assert (shown["approval"], shown["approval_by_call"], shown["four_eyes"]) == (always, by_call, False)
+
+
 async def test_a_tool_that_asks_pydantic_ai_for_approval_is_not_called_without_a_run(sqlite_url):
     toolset = FunctionToolset([Tool(act(), requires_approval=True)])
     async with running(sqlite_url, setup=serve(toolset)) as server:
@@ -206,6 +230,39 @@ def test_the_stricter_of_two_policies_has_the_terms_of_both():
 async def test_the_limit_of_a_toolset_holds_for_direct_calls(sqlite_url):
     async with running(sqlite_url, setup=serve(FunctionToolset([act()], timeout=7))) as server:
         assert (await listed(server))["timeout_seconds"] == 7
+
+
+async def test_what_a_tool_raises_and_what_is_not_unicode_are_answered_as_problems(sqlite_url):
+    @tool
+    async def ends(_why: str) -> None:
+        raise SystemExit(3)
+
+    async with running(sqlite_url, setup=serve(FunctionToolset([ends]))) as server:
+        for key in (None, "k1"):
+            headers: dict[str, Any] = {"Idempotency-Key": key} if key else {}
+            failed = await server.post("/v1/tools/ends", {"arguments": {"_why": "x"}}, **headers)
+            assert (failed.status_code, failed.json()["code"]) == (502, "tool_failed")
+        sent = b'{"arguments": {"_why": "\\ud800"}}'
+        half = await server.http.post("/v1/tools/ends", content=sent, headers={"Content-Type": "application/JSON"})
+        assert (half.status_code, half.json()["code"]) == (422, "invalid_arguments")
+
+
+async def test_two_callers_with_the_same_key_do_not_meet_in_the_tool(sqlite_url):
+    @tool(effect="idempotent")
+    def pay() -> str:
+        serving = current_tool_call()
+        assert serving is not None
+        return serving.idempotency_key
+
+    async with running(sqlite_url, setup=serve(FunctionToolset([pay]))) as server:
+        people = [server.person("alice", tenant="acme"), server.person("alice", tenant="globex")]
+        people.append(server.person("bob", tenant="acme"))
+        keys = []
+        for person in people:
+            answer = await person.post("/v1/tools/pay", {"arguments": {}}, **{"Idempotency-Key": "1"})
+            keys.append(answer.json()["result"])
+            await person.close()
+        assert len(set(keys)) == 3
 
 
 # --- in runs ---

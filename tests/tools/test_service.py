@@ -15,11 +15,13 @@ from pilothouse.idempotency.service import Idempotency
 from pilothouse.identity.http import current_principal
 from pilothouse.identity.principal import Principal
 from pilothouse.settings import RunSettings
-from pilothouse.tools import current_tool_call, tool, tool_error
+from pilothouse.tools import ToolCall, current_tool_call, tool, tool_error
+from pilothouse.tools.calling import call_tool
 from pilothouse.tools.endpoints import router
 from pilothouse.tools.registry import ToolRegistry
 from pilothouse.tools.service import ToolService
 
+HERE = ToolCall(run_id=None, conversation_id=None, tenant="t", subject="s", call_id="c", idempotency_key="k")
 ANYONE = Principal("acme", "mira", frozenset({"tools:call", "agents:read"}), "api_key")
 
 
@@ -103,11 +105,34 @@ async def test_a_tool_is_called_with_validated_arguments(service):
 
 
 async def test_sync_tools_run_in_a_thread_and_know_the_call(service):
-    outcome = await service.call(ANYONE, "who", {}, idempotency_key="k1")
-    assert outcome.result == {"tenant": "acme", "subject": "mira", "run": None, "key": "k1"}
+    outcome = await service.call(ANYONE, "who", {})
+    key = outcome.result.pop("key")
+    assert (outcome.result, bool(key)) == ({"tenant": "acme", "subject": "mira", "run": None}, True)
     first, second = [(await service.call(ANYONE, "who", {})).result["key"] for _ in range(2)]
     assert first != second
     assert current_tool_call() is None
+
+
+async def test_the_key_a_tool_is_given_is_one_callers_and_one_tools_only(registry, service):
+    @tool
+    def who_else() -> str:
+        call = current_tool_call()
+        assert call is not None
+        return call.idempotency_key
+
+    registry.add(who_else)
+
+    async def key(tenant: str, subject: str, sent: str) -> str:
+        caller = Principal(tenant, subject, frozenset({"tools:call"}), "api_key")
+        return (await service.call(caller, "who", {}, idempotency_key=sent)).result["key"]
+
+    sent = [("acme", "mira", "1"), ("acme", "ada", "1"), ("globex", "mira", "1"), ("acme", "mira", "2")]
+    sent += [("acme:mira", "x", "1"), ("acme", "mira:x", "1")]
+    keys = [await key(*each) for each in sent]
+    keys.append((await service.call(ANYONE, "who_else", {}, idempotency_key="1")).result)
+    assert len(set(keys)) == len(keys)
+    assert not any("mira" in each or each in ("1", "2") for each in keys)
+    assert await key("acme", "mira", "1") == keys[0]
 
 
 async def test_wrong_arguments_name_the_field(service):
@@ -118,6 +143,15 @@ async def test_wrong_arguments_name_the_field(service):
     assert caught.value.extra["errors"][0]["field"] == "arguments.items.0.count"
     with pytest.raises(InvalidRequest, match=r"arguments\.surplus"):
         await service.call(ANYONE, "total", {"items": [], "surplus": 1})
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", {"note": "a\ud800"}, ["\udfff"]])
+async def test_text_that_is_not_unicode_is_a_wrong_argument(service, wrong):
+    with pytest.raises(InvalidRequest) as caught:
+        await service.call(ANYONE, "total", {"items": [], "note": wrong})
+    assert caught.value.code == "invalid_arguments"
+    with pytest.raises(InvalidRequest):
+        await service.call(ANYONE, "total", {"items": [], "\ud800": 1})
 
 
 async def test_scopes_of_the_route_and_of_the_tool_are_needed(service):
@@ -208,6 +242,57 @@ async def test_a_timeout_inside_the_tool_is_the_tools_failure(registry, service)
     with pytest.raises(PilothouseError) as caught:
         await service.call(ANYONE, "impatient", {})
     assert (caught.value.code, caught.value.extra["error"]["type"]) == ("tool_failed", "timeout")
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        SystemExit(3),
+        asyncio.CancelledError(),
+        BaseExceptionGroup("", [SystemExit(3), ValueError()]),
+        BaseExceptionGroup("", [BaseExceptionGroup("", [asyncio.CancelledError()])]),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("threaded", [False, True])
+async def test_whatever_a_tool_raises_is_the_tools_failure(registry, service, raised, threaded):
+    @tool(name="ends")
+    async def ends() -> None:
+        raise raised
+
+    @tool(name="ends")
+    def ends_in_thread() -> None:
+        raise raised
+
+    registry.add(ends_in_thread if threaded else ends)
+    with pytest.raises(PilothouseError) as caught:
+        await service.call(ANYONE, "ends", {})
+    assert (caught.value.status, caught.value.code) == (502, "tool_failed")
+    assert caught.value.extra["error"]["type"] == "unexpected"
+
+
+async def test_a_call_that_somebody_stops_is_stopped(registry, service):
+    begun = asyncio.Event()
+
+    @tool
+    async def waits() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    registry.add(waits)
+    calling = asyncio.ensure_future(service.call(ANYONE, "waits", {}))
+    await begun.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+
+
+async def test_an_interrupt_from_the_keyboard_is_no_failure_of_the_tool():
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await call_tool(HERE, interrupted, tool="x", seconds=5)
 
 
 def test_two_functions_cannot_share_a_name(registry):

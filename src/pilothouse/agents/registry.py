@@ -12,7 +12,13 @@ from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.toolsets import AbstractToolset
 
-from pilothouse.agents.introspect import has_system_prompt, own_description, structured_output_schema
+from pilothouse.agents.gates import decides_about_calls
+from pilothouse.agents.introspect import (
+    has_system_prompt,
+    own_description,
+    refuse_tools_as_output,
+    structured_output_schema,
+)
 from pilothouse.agents.limits import RunLimits
 from pilothouse.agents.prompts import Prompt, load_prompt
 from pilothouse.errors import NotFound, StartupError
@@ -85,6 +91,10 @@ class ServedAgent:
         """The agent's own toolsets and those it was registered with."""
         return (*self.agent.toolsets, *self.toolsets)
 
+    def function_tools(self) -> list[FoundTool]:
+        """All its function tools, those too that were added to the agent after it was registered."""
+        return find_tools(self.all_toolsets, decided_in_run=decides_about_calls(self.agent))
+
     @property
     def model_name(self) -> str | None:
         """The model as people know it, such as `openai:gpt-…`; None where the configured default is used."""
@@ -144,14 +154,15 @@ class AgentRegistry:
             limits: any field of `RunLimits`.
 
         Raises:
-            StartupError: a name is missing or taken, a prompt or value is wrong, two tools share a name, or the agent
-                needs `deps`.
+            StartupError: a name is missing or taken, a prompt or value is wrong, two tools share a name, the agent
+                needs `deps`, or it answers with a `@tool` function.
         """
         named = self._free_name(name or agent.name)
+        refuse_tools_as_output(agent, named)
         loaded = self._load(prompt)
-        own = _unique_by_name(find_tools(agent.toolsets), named)
         extra = (*((function_toolset(tools, id=f"{named}-tools"),) if tools else ()), *toolsets)
-        found = _unique_by_name([*own, *find_tools(extra)], named)
+        decided = decides_about_calls(agent)
+        found = _unique_by_name(find_tools([*agent.toolsets, *extra], decided_in_run=decided), named)
         served = ServedAgent(
             name=named,
             description=description or own_description(agent) or (loaded.description if loaded else ""),
@@ -230,7 +241,7 @@ class AgentRegistry:
     def _register_tools(self, found: list[FoundTool]) -> None:
         for item in found:
             if policy_of(item.tool.function) is not None:
-                self._tools.add(item.tool, policy=item.policy, needs_run=item.needs_run)
+                self._tools.add(item.tool, policy=item.policy, needs_run=item.needs_run, asks=item.asks)
 
 
 def _unique_by_name(found: list[FoundTool], agent: str) -> list[FoundTool]:

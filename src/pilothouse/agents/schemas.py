@@ -6,8 +6,8 @@ from pydantic import BaseModel, Field
 
 from pilothouse.agents.prompts import Prompt
 from pilothouse.agents.registry import ServedAgent
-from pilothouse.tools.policy import Effect
-from pilothouse.tools.toolsets import FoundTool, find_tools, opaque_labels
+from pilothouse.tools.schemas import ToolTerms
+from pilothouse.tools.toolsets import FoundTool, opaque_labels
 
 
 class AgentSummary(BaseModel):
@@ -38,19 +38,8 @@ class AgentPage(BaseModel):
     next_cursor: str | None = None
 
 
-class AgentTool(BaseModel):
+class AgentTool(ToolTerms):
     """A tool as the agent's model sees it."""
-
-    name: str = Field(examples=["order_lookup"])
-    description: str = Field(examples=["Look up one order."])
-    parameters: dict[str, Any] = Field(
-        description="JSON schema of the arguments.",
-        examples=[{"type": "object", "properties": {"order_id": {"type": "string"}}, "required": ["order_id"]}],
-    )
-    effect: Effect = Field(
-        description="`pure` and `idempotent` may run again; `once` never runs twice on a guess.", examples=["pure"]
-    )
-    approval: bool = Field(description="Whether a person must say yes to each call.", examples=[False])
 
     @classmethod
     def of(cls, found: FoundTool) -> "AgentTool":
@@ -60,7 +49,9 @@ class AgentTool(BaseModel):
             description=found.policy.description,
             parameters=found.tool.function_schema.json_schema,
             effect=found.policy.effect,
-            approval=found.policy.approval,
+            approval=found.asks == "always",
+            approval_by_call=found.asks == "by_call",
+            four_eyes=found.policy.four_eyes,
         )
 
 
@@ -110,7 +101,7 @@ class AgentView(AgentSummary):
         return cls(
             **AgentSummary.of(served, default).model_dump(),
             fallback=[model if isinstance(model, str) else model.model_name for model in served.fallback],
-            tools=[AgentTool.of(found) for found in find_tools(toolsets)],
+            tools=[AgentTool.of(found) for found in served.function_tools()],
             toolsets=opaque_labels(toolsets),
             limits=served.limits.as_dict(),
             prompt=PromptView.of(served.prompt) if served.prompt else None,

@@ -4,10 +4,10 @@ Pydantic AI runs the loop; `RunHooks` is the one capability through which every 
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import NoneType
 from typing import Any, NoReturn, cast, get_args
 
@@ -51,9 +51,10 @@ from pilothouse.runs.clean import bounded_content, recordable, with_sound_calls
 from pilothouse.runs.errors import AwaitInput, Fenced, HandOver, iterations_exceeded
 from pilothouse.runs.refusals import NOBODY_TO_ASK, lapsed_refusal, needs_a_person, nested_refusal, refusal_of
 from pilothouse.runs.told import told_to_model
-from pilothouse.tools.context import ToolCall, serving
+from pilothouse.tools.calling import ToolFailure, call_tool
+from pilothouse.tools.context import ToolCall, hashed_key
 from pilothouse.tools.policy import ToolPolicy
-from pilothouse.tools.results import classify_exception, error_in, tool_error
+from pilothouse.tools.results import error_in, tool_error
 from pilothouse.tools.toolsets import policy_in_run
 
 log = get_logger(__name__)
@@ -268,32 +269,21 @@ async def _call(run: ActiveRun, opened: OpenCall, policy: ToolPolicy, args: dict
         attempt=opened.tries,
     )
     seconds = policy.timeout_seconds or run.agent.limits.tool_timeout_seconds
-    limit = asyncio.timeout(seconds)
     quiet = current_sink.set(None)  # a model the tool itself asks does not speak into this run's answer
     try:
-        with serving(info):
-            async with limit:
-                return await handler(args)
-    except TimeoutError as error:
-        if not limit.expired():
-            return classify_exception(error)
-        return tool_error("timeout", f"The tool took longer than {seconds:g} seconds and was stopped.")
-    except (ModelRetry, ToolFailed, Fenced, AwaitInput, HandOver):
-        raise
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        return classify_exception(error)  # nobody stopped this call: the tool itself waited for something cancelled
-    except SystemExit as error:
-        return classify_exception(error)
-    except Exception as error:
-        if type(error).__module__.startswith("pydantic_ai") and not isinstance(error, PilothouseError):
-            raise
-        log.warning("tool_failed", tool=opened.call.tool_name, call_id=opened.call.tool_call_id, exc_info=error)
-        return classify_exception(error)
+        result = await call_tool(
+            info, partial(handler, args), tool=opened.call.tool_name, seconds=seconds, passes=_speaks_to_the_loop
+        )
     finally:
         current_sink.reset(quiet)
+    return result.shown if isinstance(result, ToolFailure) else result
+
+
+def _speaks_to_the_loop(error: BaseException) -> bool:
+    """Whether an exception is Pydantic AI's or ours, for what drives the run, and not about the tool."""
+    if isinstance(error, ModelRetry | ToolFailed | Fenced | AwaitInput | HandOver):
+        return True
+    return type(error).__module__.startswith("pydantic_ai") and not isinstance(error, PilothouseError)
 
 
 async def _record_value(run: ActiveRun, call: ToolCallPart, value: Any, started: float, policy: ToolPolicy) -> Any:
@@ -363,8 +353,7 @@ def _record_intent(
 
 def idempotency_key(run_id: str, opened: OpenCall) -> str:
     """The same for every try of one call, and for no other call: made of the run, the model step and the call id."""
-    text = f"{run_id}:{opened.model_step}:{opened.call.tool_call_id}"
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashed_key(f"{run_id}:{opened.model_step}:{opened.call.tool_call_id}")
 
 
 def _retried(call: ToolCallPart, message: str) -> ToolReturnPart:

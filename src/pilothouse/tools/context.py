@@ -1,5 +1,6 @@
 """What a tool can ask about the call it is serving."""
 
+import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ class ToolCall:
         subject: who is calling.
         call_id: the model's id of this call.
         idempotency_key: the same for every attempt of this call, and for no other: hand it to services that take one.
+            Of a direct call with an `Idempotency-Key` it is made of that header, the caller and the tool.
         attempt: 1 for the first try of this call, higher after a crash or a retry.
     """
 
@@ -35,6 +37,11 @@ _current: ContextVar[ToolCall | None] = ContextVar("pilothouse_tool_call", defau
 def current_tool_call() -> ToolCall | None:
     """The call this code runs for; None where the function was called as plain Python. Works in sync tools too."""
     return _current.get()
+
+
+def hashed_key(text: str) -> str:
+    """An idempotency key made of what makes a call that call and no other. Nothing can be read from it."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 @contextmanager

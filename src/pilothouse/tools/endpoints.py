@@ -28,9 +28,7 @@ async def list_tools(_principal: Annotated[Principal, Scoped("agents:read")], se
 
     Needs the scope `agents:read`.
     """
-    return ToolPage(
-        items=[ToolView.of(tool.policy, tool.parameters, needs_run=tool.needs_run) for tool in service.tools]
-    )
+    return ToolPage(items=[ToolView.of(tool) for tool in service.tools])
 
 
 @router.post(

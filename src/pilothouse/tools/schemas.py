@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pilothouse.tools.policy import Effect, ToolPolicy
+from pilothouse.tools.policy import Effect
+from pilothouse.tools.registry import RegisteredTool
 
 _PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -14,8 +15,8 @@ _PARAMETERS: dict[str, Any] = {
 }
 
 
-class ToolView(BaseModel):
-    """A tool and how it may be called."""
+class ToolTerms(BaseModel):
+    """A tool and what is asked of its callers."""
 
     name: str = Field(examples=["order_lookup"])
     description: str = Field(examples=["Look up one order."])
@@ -24,6 +25,19 @@ class ToolView(BaseModel):
         description="`pure` and `idempotent` may run again; `once` never runs twice on a guess.", examples=["pure"]
     )
     approval: bool = Field(description="Whether a person must say yes to each call.", examples=[False])
+    approval_by_call: bool = Field(
+        description="Whether something before the tool (a toolset, a validator, an agent's capability) may ask a "
+        "person about some calls; about which is not known before. The tool's own code may ask as well.",
+        examples=[False],
+    )
+    four_eyes: bool = Field(
+        description="Whether that person must be another one than who started the run.", examples=[False]
+    )
+
+
+class ToolView(ToolTerms):
+    """A tool and how it may be called."""
+
     scopes: list[str] = Field(description="Scopes the caller needs, all of them.", examples=[["orders:read"]])
     timeout_seconds: float | None = Field(description="Limit of one call; null: the agent's.", examples=[20.0])
     needs_run: bool = Field(
@@ -33,17 +47,19 @@ class ToolView(BaseModel):
     )
 
     @classmethod
-    def of(cls, policy: ToolPolicy, parameters: dict[str, Any], *, needs_run: bool) -> "ToolView":
-        """The view of a tool with this policy."""
+    def of(cls, tool: RegisteredTool) -> "ToolView":
+        """The view of a registered tool."""
         return cls(
-            name=policy.name,
-            description=policy.description,
-            parameters=parameters,
-            effect=policy.effect,
-            approval=policy.approval,
-            scopes=list(policy.scopes),
-            timeout_seconds=policy.timeout_seconds,
-            needs_run=needs_run,
+            name=tool.policy.name,
+            description=tool.policy.description,
+            parameters=tool.parameters,
+            effect=tool.policy.effect,
+            approval=tool.asks == "always",
+            approval_by_call=tool.asks == "by_call",
+            four_eyes=tool.policy.four_eyes,
+            scopes=list(tool.policy.scopes),
+            timeout_seconds=tool.policy.timeout_seconds,
+            needs_run=tool.needs_run,
         )
 
 

@@ -1,9 +1,9 @@
 """Call a tool directly, without a model."""
 
-import asyncio
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 from pydantic import ValidationError
@@ -14,11 +14,11 @@ from pilothouse.errors import Conflict, InvalidRequest, PilothouseError
 from pilothouse.identity.principal import Principal
 from pilothouse.kit.ids import new_id
 from pilothouse.kit.jsons import dumps, loads
-from pilothouse.observability.logs import get_logger
 from pilothouse.settings import RunSettings
-from pilothouse.tools.context import ToolCall, serving
+from pilothouse.tools.calling import ToolFailure, call_tool
+from pilothouse.tools.context import ToolCall, hashed_key
 from pilothouse.tools.registry import RegisteredTool, ToolRegistry
-from pilothouse.tools.results import classify_exception, error_in, shorten
+from pilothouse.tools.results import error_in, shorten
 from pilothouse.tools.trim import trim
 
 _MOST_ERRORS = 20
@@ -53,7 +53,6 @@ class ToolService:
         self._registry = registry
         self._settings = settings
         self._threads = threads
-        self._log = get_logger("pilothouse.tools")
 
     @property
     def tools(self) -> ToolRegistry:
@@ -88,7 +87,8 @@ class ToolService:
             principal: who calls.
             name: which tool.
             arguments: as its schema says.
-            idempotency_key: given on to the tool (`current_tool_call()`); by default a new one.
+            idempotency_key: the caller's. The tool is given one made of it (`current_tool_call()`) that no other caller
+                and no other tool shares; by default a new one.
 
         Raises:
             Forbidden: `missing_scope`.
@@ -106,50 +106,61 @@ class ToolService:
             tenant=principal.tenant,
             subject=principal.subject,
             call_id=call_id,
-            idempotency_key=idempotency_key or call_id,
+            idempotency_key=call_id if idempotency_key is None else _key_for(principal, name, idempotency_key),
         )
         started = time.monotonic()
-        with serving(call):
-            result = await self._execute(tool, checked)
+        result = await self._execute(tool, call, checked)
         return ToolCallOutcome(
             status="error" if error_in(result) else "ok",
             result=result,
             duration_ms=round((time.monotonic() - started) * 1000),
         )
 
-    async def _execute(self, tool: RegisteredTool, arguments: dict[str, Any]) -> Any:
+    async def _execute(self, tool: RegisteredTool, call: ToolCall, arguments: dict[str, Any]) -> Any:
+        name = tool.policy.name
         seconds = tool.policy.timeout_seconds or self._settings.tool_timeout_seconds
-        limit = asyncio.timeout(seconds)
-        nowhere = cast("RunContext[Any]", None)  # tools that want one were refused
+        function = partial(self._result, tool, arguments)
         try:
-            async with limit:
-                with Agent.using_thread_executor(self._threads):
-                    result = await tool.tool.function_schema.call(arguments, nowhere)
-            whole = cast("Any", result.return_value) if isinstance(result, ToolReturn) else result
-            most = tool.policy.max_output_chars or self._settings.tool_output_chars
-            trimmed = trim(whole, most)
-            return shorten(loads(dumps(trimmed.value)), most, trimmed)[0]
+            result = await call_tool(call, function, tool=name, seconds=seconds, passes=_wants_a_run)
         except ApprovalRequired:
-            raise _approval_required(tool.policy.name) from None
+            raise _approval_required(name) from None
         except CallDeferred:
-            raise _needs_run(tool.policy.name) from None
-        except Exception as error:
-            if limit.expired() and isinstance(error, TimeoutError):
-                raise PilothouseError(
-                    f"Tool {tool.policy.name} did not finish within {seconds:g} s. It may still have taken effect.",
-                    code="tool_timeout",
-                    status=504,
-                    retryable=tool.policy.effect != "once",
-                ) from None
-            self._log.warning("tool_failed", tool=tool.policy.name, exc_info=error)
-            shown = classify_exception(error)["error"]
-            raise PilothouseError(
-                f"Tool {tool.policy.name} failed. {shown['message']}",
-                code="tool_failed",
-                status=502,
-                retryable=shown["retryable"] and tool.policy.effect != "once",
-                error=shown,
-            ) from error
+            raise _needs_run(name) from None
+        if isinstance(result, ToolFailure):
+            raise _failed(tool, result, seconds) from result.raised
+        return result
+
+    async def _result(self, tool: RegisteredTool, arguments: dict[str, Any]) -> Any:
+        nowhere = cast("RunContext[Any]", None)  # tools that want one were refused
+        with Agent.using_thread_executor(self._threads):
+            result = await tool.tool.function_schema.call(arguments, nowhere)
+        whole = cast("Any", result.return_value) if isinstance(result, ToolReturn) else result
+        most = tool.policy.max_output_chars or self._settings.tool_output_chars
+        trimmed = trim(whole, most)
+        return shorten(loads(dumps(trimmed.value)), most, trimmed)[0]
+
+
+def _wants_a_run(error: BaseException) -> bool:
+    return isinstance(error, ApprovalRequired | CallDeferred)
+
+
+def _failed(tool: RegisteredTool, failure: ToolFailure, seconds: float) -> PilothouseError:
+    name, may_repeat = tool.policy.name, tool.policy.effect != "once"
+    if failure.timed_out:
+        return PilothouseError(
+            f"Tool {name} did not finish within {seconds:g} s. It may still have taken effect.",
+            code="tool_timeout",
+            status=504,
+            retryable=may_repeat,
+        )
+    shown = failure.shown["error"]
+    return PilothouseError(
+        f"Tool {name} failed. {shown['message']}",
+        code="tool_failed",
+        status=502,
+        retryable=shown["retryable"] and may_repeat,
+        error=shown,
+    )
 
 
 def _approval_required(name: str) -> Conflict:
@@ -165,9 +176,19 @@ def _needs_run(name: str) -> InvalidRequest:
     )
 
 
+def _key_for(principal: Principal, tool: str, key: str) -> str:
+    return hashed_key(repr(("direct", principal.tenant, principal.subject, tool, key)))
+
+
 def _validate(tool: RegisteredTool, arguments: dict[str, Any]) -> dict[str, Any]:
     try:
-        return tool.tool.function_schema.validator.validate_json(dumps(arguments))
+        text = dumps(arguments)
+    except ValueError:  # half of a surrogate pair
+        raise InvalidRequest(
+            "arguments is wrong: it holds text that is not Unicode. Send whole characters.", code="invalid_arguments"
+        ) from None
+    try:
+        return tool.tool.function_schema.validator.validate_json(text)
     except ValidationError as error:
         items = error.errors(include_url=False, include_input=False, include_context=False)
         errors = [{"field": _field(item["loc"]), "message": item["msg"]} for item in items[:_MOST_ERRORS]]
