@@ -17,7 +17,13 @@ from tests.support.server import AUDIENCE, ISSUER, SECRET, Person, running
 
 from pilothouse.audit import AuditRecord, refusals, service
 from pilothouse.audit.record import bounded, new_record_id
-from pilothouse.audit.refusals import MOST_KINDS, PERIOD_MS, Refusals
+from pilothouse.audit.refusals import (
+    MOST_STRANGER_KINDS,
+    MOST_SUBJECT_KINDS,
+    MOST_TENANT_KINDS,
+    PERIOD_MS,
+    Refusals,
+)
 from pilothouse.audit.service import Audit, Wanted
 from pilothouse.audit.tables import audit_records
 from pilothouse.errors import Unavailable
@@ -205,19 +211,81 @@ async def test_a_flood_of_refused_requests_makes_two_records_that_hold_their_num
         assert {item["subject"] for item in mine} == {"bob"}  # who nobody knows belongs to no tenant
 
 
-def test_refusals_of_ever_new_kinds_make_a_bounded_number_of_records_and_none_is_forgotten():
+def refusal(number: int, **changes: Any) -> AuditRecord:
+    return record(at=number, outcome="refused", code="missing_scope", **changes)
+
+
+def stranger(number: int, **changes: Any) -> AuditRecord:
+    made_up = {"tenant": None, "subject": None, "credential": f"ph_{number:08d}"}
+    return refusal(number, **{**made_up, "client": f"2001:db8::{number:x}", **changes})
+
+
+def test_strangers_of_ever_new_kinds_make_few_records_and_none_is_forgotten():
     counter = Refusals()
     written: list[AuditRecord] = []
-    sent = 20 * MOST_KINDS
+    sent = 20 * MOST_STRANGER_KINDS
     for number in range(sent):
-        client = f"2001:db8::{number % (10 * MOST_KINDS):x}"
-        written += counter.add(record(at=number, outcome="refused", tenant=None, client=client))
+        written += counter.add(stranger(number, client=f"2001:db8::{number % (10 * MOST_STRANGER_KINDS):x}"))
     written += counter.due(sent + PERIOD_MS)
-    assert len(written) <= 2 * MOST_KINDS + 1
+    assert len(written) <= 2 * MOST_STRANGER_KINDS + 1
     assert sum(item.count for item in written) == sent
-    assert [item.count for item in written if item.code == "too_many_kinds"] == [18 * MOST_KINDS]
+    assert [item.count for item in written if item.code == "too_many_kinds"] == [18 * MOST_STRANGER_KINDS]
     assert counter.due(10**15) == []
     assert len(counter.add(record(at=10**15))) == 1  # a new minute begins
+
+
+def test_what_strangers_make_up_hides_no_refusal_of_a_recognised_caller():
+    counter = Refusals()
+    for number in range(20 * MOST_STRANGER_KINDS):
+        counter.add(stranger(number))
+    theft = refusal(5_000, subject="mallory", action="approval.decided")
+    assert counter.add(theft) == [theft]
+
+
+def test_tokens_that_a_stranger_makes_up_are_of_one_kind_and_their_record_names_none():
+    counter = Refusals()
+    written = [item for number in range(50) for item in counter.add(stranger(number, client="6.6.6.6"))]
+    written += counter.take()
+    assert [(item.count, item.credential) for item in written] == [(1, "ph_00000000"), (49, None)]
+
+
+def test_one_tenants_refusals_hide_none_of_another_tenants():
+    counter = Refusals()
+    for number in range(2 * MOST_TENANT_KINDS):
+        counter.add(refusal(number, tenant="evil", subject=f"s{number}"))
+    theft = refusal(5_000, subject="mallory")
+    assert counter.add(theft) == [theft]
+
+
+def test_one_subjects_refusals_hide_none_of_another_subjects_and_stay_theirs():
+    counter = Refusals()
+    for number in range(2 * MOST_TENANT_KINDS):
+        action = "key.created" if number % 2 else "run.cancelled"
+        counter.add(refusal(number, subject="mallory", client=f"2001:db8::{number:x}", action=action))
+    other = refusal(5_000, subject="bob")
+    assert counter.add(other) == [other]
+    each = MOST_TENANT_KINDS - MOST_SUBJECT_KINDS // 2
+    assert [(item.tenant, item.subject, item.action, item.code, item.count) for item in counter.take()] == [
+        ("acme", "mallory", "run.cancelled", "too_many_kinds", each),
+        ("acme", "mallory", "key.created", "too_many_kinds", each),
+    ]
+
+
+def test_more_kinds_than_a_tenant_may_have_are_counted_by_action_as_its_own():
+    counter = Refusals()
+    written: list[AuditRecord] = []
+    sent = 3 * MOST_TENANT_KINDS
+    for number in range(sent):
+        written += counter.add(
+            refusal(number, subject=f"s{number}", action="key.created" if number % 2 else "run.forked")
+        )
+    written += counter.take()
+    assert sum(item.count for item in written) == sent
+    assert {item.tenant for item in written} == {"acme"}
+    assert [(item.subject, item.action, item.count) for item in written if item.code == "too_many_kinds"] == [
+        (None, "run.forked", MOST_TENANT_KINDS),
+        (None, "key.created", MOST_TENANT_KINDS),
+    ]
 
 
 def test_a_clock_that_goes_back_does_not_hold_counted_refusals_for_ever():
