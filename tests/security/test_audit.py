@@ -420,6 +420,7 @@ async def test_records_are_filtered_and_paged(database_url):
                     subject=f"s{number % 2}",
                     action="tool.called" if number < 3 else "key.created",
                     outcome="failed" if number == 6 else "ok",
+                    credential="key_1" if number == 6 else "jwt",
                 )
             )
         auditor = server.person("olga", scope="audit:read")
@@ -430,6 +431,7 @@ async def test_records_are_filtered_and_paged(database_url):
         assert await seconds() == [0, 1, 2, 3, 4, 5, 6]
         assert await seconds(action="tool.called") == [0, 1, 2]
         assert await seconds(subject="s1") == [1, 3, 5]
+        assert await seconds(credential="key_1") == [6]
         assert await seconds(outcome="failed") == [6]
         assert await seconds(since="1970-01-01T00:00:02Z", until="1970-01-01T00:00:05Z") == [2, 3, 4]
         assert await seconds(subject="s1", action="key.created") == [3, 5]
@@ -501,6 +503,9 @@ async def test_keys_made_and_revoked_by_a_command_are_recorded_and_shown_by_one(
     assert token.strip() not in out
     code, out, _ = await ran("audit", "--tenant", "acme", "--action", "key.created", cwd=tmp_path, env=env)
     assert (code, "key.created" in out, "key.revoked" in out) == (0, True, False)
+    code, out, _ = await ran("audit", "--credential", "cli", "--json", cwd=tmp_path, env=env)
+    assert (code, len(json.loads(out))) == (0, 2)
+    assert json.loads((await ran("audit", "--credential", "key_1", "--json", cwd=tmp_path, env=env))[1]) == []
     assert (await ran("audit", "--tenant", "other", cwd=tmp_path, env=env))[1] == "There are no such records.\n"
     code, _, err = await ran("audit", "--action", "key.stolen", cwd=tmp_path, env=env)
     assert (code, "There is no action" in err) == (1, True)

@@ -20,7 +20,7 @@ from pilothouse.errors import Forbidden, PilothouseError, Unauthenticated
 from pilothouse.http.auditing import added_to_audit
 from pilothouse.http.problems import request_id_of
 from pilothouse.identity.http import authorization_of
-from pilothouse.identity.principal import Principal
+from pilothouse.identity.principal import MOST_CREDENTIAL_CHARS, Principal
 from pilothouse.kit.jsons import dumps
 
 AUDITED: Mapping[tuple[str, str], tuple[Action, str]] = MappingProxyType(
@@ -174,7 +174,7 @@ def _new(audit: Audit, scope: Scope, act: _Act, *, outcome: Outcome, code: str |
         last_at=now,
         tenant=None if principal is None else principal.tenant,
         subject=None if principal is None else principal.subject,
-        credential=bounded(_credential(connection, principal), 64),
+        credential=bounded(_credential(connection, principal), MOST_CREDENTIAL_CHARS),
         action=act.action,
         outcome=outcome,
         code=bounded(code, 64),
@@ -195,12 +195,10 @@ def _fitting(detail: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _credential(connection: HTTPConnection, principal: Principal | None) -> str | None:
-    if principal is None:
-        match = _PUBLIC_START.match(authorization_of(connection) or "")
-        return None if match is None else match[1]
-    if principal.key_id is not None:
-        return principal.key_id
-    return (principal.token_id or "jwt") if principal.kind == "jwt" else principal.kind
+    if principal is not None:
+        return principal.credential_id
+    match = _PUBLIC_START.match(authorization_of(connection) or "")
+    return None if match is None else match[1]
 
 
 def _audit_of(scope: Scope) -> Audit | None:

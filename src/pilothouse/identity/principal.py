@@ -34,6 +34,7 @@ USER_SCOPES = frozenset({"chat", "runs:*", "conversations:*", "agents:read", "to
 MOST_TENANT_CHARS = 128
 MOST_SUBJECT_CHARS = 256
 MOST_KEY_NAME_CHARS = 100
+MOST_CREDENTIAL_CHARS = 64
 MOST_SCOPES = 64
 SCOPE_PATTERN = r"^(\*|[a-z][a-z0-9_-]{0,31}(:([a-z0-9_-]{1,31}|\*))?)$"
 
@@ -59,6 +60,15 @@ class Principal:
     credential: str = field(default="", compare=False)
     expires_at: int | None = field(default=None, compare=False)
     token_id: str | None = field(default=None, compare=False)
+
+    @property
+    def credential_id(self) -> str:
+        """The credential on audit records and lines of the log: the id of the API key, `jti` of the JWT (`jwt` if it
+        has none), or `local`.
+        """
+        if self.kind == "jwt":
+            return (self.token_id or "jwt")[:MOST_CREDENTIAL_CHARS]
+        return self.key_id or self.kind
 
     def has(self, scope: str) -> bool:
         """Whether this caller holds `scope`, by its name, its group's star (`runs:*`) or the star of all."""
