@@ -1,12 +1,12 @@
 """Who is calling, and what they may do."""
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 from pilothouse.errors import Forbidden
+from pilothouse.kit.printable import has_unsafe
 
 SCOPES = MappingProxyType(
     {
@@ -95,14 +95,10 @@ def local_principal(subject: str = "local") -> Principal:
 
 
 def is_name(text: object, *, most: int) -> bool:
-    """Whether this can be a tenant's or subject's name: 1 to `most` characters, none of them control characters
-    (a NUL, which PostgreSQL can't store) or halves of a surrogate pair.
+    """Whether this can be a tenant's or subject's name: 1 to `most` characters, none of them a control character (a
+    NUL, which PostgreSQL can't store), half of a surrogate pair, or one that hides or turns the direction of writing.
     """
-    return (
-        isinstance(text, str)
-        and 0 < len(text) <= most
-        and not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
-    )
+    return isinstance(text, str) and 0 < len(text) <= most and not has_unsafe(text)
 
 
 def sorted_scopes(scopes: Iterable[str]) -> list[str]:

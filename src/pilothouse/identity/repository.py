@@ -8,7 +8,9 @@ from sqlalchemy import CTE, ColumnElement, Connection, Row, and_, exists, insert
 
 from pilothouse.identity.tables import api_keys
 
-_TOUCH_MS = 60_000
+TOUCH_MS = 60_000
+"""Between two notes that a key was used."""
+
 _IDS_A_QUERY = 500
 
 
@@ -108,7 +110,7 @@ def touch_key(connection: Connection, key: ApiKey, *, now: int) -> None:
         .where(
             api_keys.c.id == key.id,
             api_keys.c.tenant == key.tenant,
-            or_(last.is_(None), last <= now - _TOUCH_MS),
+            or_(last.is_(None), last <= now - TOUCH_MS),
         )
         .values(last_used_at=now)
     )

@@ -34,7 +34,6 @@ from pilothouse.runs.events import START, EventPlace, parse_event_id
 from pilothouse.runs.frames import FRAMES, CancelFrame, Frame, MessageFrame, PingFrame, ResumeFrame
 from pilothouse.runs.requests import ChatRequests
 from pilothouse.runs.service import Accepted, Runs
-from pilothouse.runs.states import TERMINAL
 
 router = APIRouter(prefix="/v1/chat", tags=["chat"])
 log = get_logger(__name__)
@@ -205,9 +204,6 @@ class _Socket:
             raise InvalidRequest("There is no run to cancel on this socket yet.", code="nothing_to_cancel")
         if run_id in self._cancelling:
             return  # its end is on its way
-        row = await self._runs.get(self._principal, run_id)
-        if row.state in TERMINAL:
-            return
         _check_room(self._cancelling, "cancels")
         # As a task: this socket goes on reading and showing events while the run comes to its end.
         _keep(self._cancelling, run_id, self._cancel(run_id))
