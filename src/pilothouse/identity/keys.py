@@ -42,6 +42,8 @@ __all__ = ["ApiKey", "Keys", "is_api_key"]
 
 _TOKEN = re.compile(r"ph_[0-9a-z]{8}_[A-Za-z0-9_-]{43}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PREFIX_CHARS = len("ph_") + 8
+_MOST_TOKEN_CHARS = 100
 _FRESH_SECONDS = 5.0
 _MOST_CACHED = 4096
 _FAR_MS = 253_402_300_799_000  # the end of the year 9999, the last a datetime can say
@@ -141,6 +143,18 @@ class Keys:
         return await self._database.read(
             repository.list_keys, tenant=principal.tenant, owner=owner, limit=limit, after=after
         )
+
+    async def page_of_everyone(
+        self, tenant: str | None, *, limit: int, after: tuple[int, str] | None = None
+    ) -> list[ApiKey]:
+        """For commands of operators, who can open the database anyway: as `page`, of one tenant or (None) of all."""
+        return await self._database.read(repository.list_everyones_keys, tenant=tenant, limit=limit, after=after)
+
+    async def find(self, name: str, *, most: int) -> list[ApiKey]:
+        """For commands of operators: the keys with this id, or whose tokens begin as this one does, of any tenant."""
+        if not is_name(name, most=_MOST_TOKEN_CHARS):
+            return []
+        return await self._database.read(repository.find_keys, key_id=name, prefix=name[:_PREFIX_CHARS], most=most)
 
     async def revoke(self, principal: Principal, key_id: str) -> ApiKey:
         """Revoke one's own key (needs `keys:write`), or as `admin` anyone's in the tenant. Again changes nothing.

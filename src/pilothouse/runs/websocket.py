@@ -15,7 +15,7 @@ from fastapi import APIRouter, Path
 from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from pilothouse.audit.http import record_refused_frame, recorded_cancel
+from pilothouse.audit.http import record_refused_frame, recorded_cancel, recorded_failed_cancel
 from pilothouse.errors import Forbidden, InvalidRequest, PilothouseError, TooMany, Unauthenticated
 from pilothouse.http.bodies import read_json
 from pilothouse.http.problems import (
@@ -34,6 +34,7 @@ from pilothouse.runs.events import START, EventPlace, parse_event_id
 from pilothouse.runs.frames import FRAMES, CancelFrame, Frame, MessageFrame, PingFrame, ResumeFrame
 from pilothouse.runs.requests import ChatRequests
 from pilothouse.runs.service import Accepted, Runs
+from pilothouse.runs.states import TERMINAL
 
 router = APIRouter(prefix="/v1/chat", tags=["chat"])
 log = get_logger(__name__)
@@ -204,6 +205,10 @@ class _Socket:
             raise InvalidRequest("There is no run to cancel on this socket yet.", code="nothing_to_cancel")
         if run_id in self._cancelling:
             return  # its end is on its way
+        with recorded_failed_cancel(self._websocket, run_id):
+            row = await self._runs.get(self._principal, run_id)
+        if row.state in TERMINAL:
+            return
         _check_room(self._cancelling, "cancels")
         # As a task: this socket goes on reading and showing events while the run comes to its end.
         _keep(self._cancelling, run_id, self._cancel(run_id))
