@@ -162,8 +162,15 @@ async def test_an_api_key_and_a_jwt_are_named_by_their_ids(sqlite_url):
         assert [item["credential"] for item in records] == ["jwt", made["id"], "token-7"]
 
 
-async def test_a_frame_that_cancels_leaves_a_record_too(database_url):
+async def test_a_frame_that_cancels_leaves_a_record_too(database_url, monkeypatch):
     async with running(database_url, SCRIPT, setup=add_agent) as server:
+        record, recorded = server.services.audit.record, asyncio.Event()
+
+        async def record_and_say(made: AuditRecord) -> None:
+            await record(made)
+            recorded.set()
+
+        monkeypatch.setattr(server.services.audit, "record", record_and_say)
         waiting = (await server.send("refund please")).json()
         async with server.session.ws_connect(f"/v1/chat/ws/{waiting['conversation_id']}") as socket:
             await socket.send_json({"type": "resume", "run_id": waiting["run_id"]})
@@ -171,6 +178,7 @@ async def test_a_frame_that_cancels_leaves_a_record_too(database_url):
             async with asyncio.timeout(60):
                 while (await socket.receive_json())["type"] != "run.cancelled":
                     pass
+                await recorded.wait()  # the run's end is told before it
         reader = server.person("bob", scope="chat")
         async with reader.session.ws_connect("/v1/chat/ws/new") as socket:
             await socket.send_json({"type": "cancel", "run_id": waiting["run_id"]})
