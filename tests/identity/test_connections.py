@@ -5,12 +5,15 @@ from collections.abc import Callable
 import pytest
 from tests.identity.test_keys import ADA
 from tests.support.clock import Clock
+from tests.support.logs import logged_by
 
 from pilothouse.db import Database
 from pilothouse.errors import TooMany, Unauthenticated, Unavailable
+from pilothouse.identity import connections as connections_module
 from pilothouse.identity.connections import Connections
 from pilothouse.identity.keys import Keys
 from pilothouse.identity.principal import Principal
+from pilothouse.observability.logs import mask_secrets
 
 Make = Callable[..., Connections]
 
@@ -62,6 +65,41 @@ async def test_who_asks_late_is_told_that_it_has_ended(connections: Connections,
     told: list[Unauthenticated] = []
     connection.when_ended(told.append)
     assert [error.code for error in told] == ["unauthenticated"]
+
+
+async def test_a_connection_that_fails_to_end_stops_no_other_and_is_told_again(
+    connections: Connections, clock: Clock
+) -> None:
+    told: list[str] = []
+    failures = [RuntimeError("no"), None]
+
+    def fail_once(_: Unauthenticated) -> None:
+        failure = failures.pop(0)
+        if failure is not None:
+            raise failure
+        told.append("late")
+
+    for name in ("one", "one", "two"):
+        connections.open(jwt(name, expires_at=clock.now())).when_ended(lambda _, name=name: told.append(name))
+    connections.open(jwt("zero", expires_at=clock.now())).when_ended(fail_once)
+    connections.open(jwt("zero", expires_at=clock.now())).when_ended(lambda _: told.append("zero"))
+    connections.open(jwt("three", expires_at=clock.now())).when_ended(lambda _: told.append("three"))
+    with logged_by(connections_module) as lines:
+        await connections.look()
+        assert sorted(told) == ["one", "one", "three", "two", "zero"]
+        await connections.look()
+    assert told[-1] == "late"
+    assert [line["event"] for line in lines].count("connection_not_ended") == 1
+
+
+async def test_the_log_names_the_credential_whose_connections_ended(connections: Connections, keys: Keys) -> None:
+    key, token = await keys.create(ADA, "key", scopes=["chat"])
+    connections.open(await keys.authenticate(token))
+    await keys.revoke(ADA, key.id)
+    with logged_by(connections_module) as lines:
+        await connections.look()
+    (line,) = [mask_secrets(None, "info", line) for line in lines]
+    assert (line["event"], line["by"], line["subject"]) == ("connections_ended", key.id, ADA.subject)
 
 
 async def test_two_thousand_idle_connections_cost_one_query(

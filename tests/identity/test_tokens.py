@@ -61,6 +61,12 @@ def verifier() -> TokenVerifier:
 # --- claims
 
 
+@pytest.mark.parametrize("scope", ["chat\ud800", "chat\x00", ["chat", "a\nb"], "chat\u202e"])
+async def test_a_scope_that_nothing_could_show_is_refused_with_a_sentence(verifier: TokenVerifier, scope: Any) -> None:
+    with pytest.raises(Unauthenticated, match="claim scope holds control or invisible characters"):
+        await verifier.authenticate(signed(scope=scope))
+
+
 async def test_a_good_token_names_tenant_subject_and_scopes(verifier: TokenVerifier) -> None:
     principal = await verifier.authenticate(signed(tenant="acme", scope="chat runs:read"))
     assert (principal.tenant, principal.subject, principal.kind) == ("acme", "ada", "jwt")

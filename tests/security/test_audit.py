@@ -17,7 +17,13 @@ from tests.support.server import AUDIENCE, ISSUER, SECRET, Person, running
 
 from pilothouse.audit import AuditRecord, refusals, service
 from pilothouse.audit.record import bounded, new_record_id
-from pilothouse.audit.refusals import MOST_KINDS, PERIOD_MS, Refusals
+from pilothouse.audit.refusals import (
+    MOST_STRANGER_KINDS,
+    MOST_SUBJECT_KINDS,
+    MOST_TENANT_KINDS,
+    PERIOD_MS,
+    Refusals,
+)
 from pilothouse.audit.service import Audit, Wanted
 from pilothouse.audit.tables import audit_records
 from pilothouse.errors import Unavailable
@@ -156,8 +162,15 @@ async def test_an_api_key_and_a_jwt_are_named_by_their_ids(sqlite_url):
         assert [item["credential"] for item in records] == ["jwt", made["id"], "token-7"]
 
 
-async def test_a_frame_that_cancels_leaves_a_record_too(database_url):
+async def test_a_frame_that_cancels_leaves_a_record_too(database_url, monkeypatch):
     async with running(database_url, SCRIPT, setup=add_agent) as server:
+        record, recorded = server.services.audit.record, asyncio.Event()
+
+        async def record_and_say(made: AuditRecord) -> None:
+            await record(made)
+            recorded.set()
+
+        monkeypatch.setattr(server.services.audit, "record", record_and_say)
         waiting = (await server.send("refund please")).json()
         async with server.session.ws_connect(f"/v1/chat/ws/{waiting['conversation_id']}") as socket:
             await socket.send_json({"type": "resume", "run_id": waiting["run_id"]})
@@ -165,6 +178,7 @@ async def test_a_frame_that_cancels_leaves_a_record_too(database_url):
             async with asyncio.timeout(60):
                 while (await socket.receive_json())["type"] != "run.cancelled":
                     pass
+                await recorded.wait()  # the run's end is told before it
         reader = server.person("bob", scope="chat")
         async with reader.session.ws_connect("/v1/chat/ws/new") as socket:
             await socket.send_json({"type": "cancel", "run_id": waiting["run_id"]})
@@ -177,6 +191,19 @@ async def test_a_frame_that_cancels_leaves_a_record_too(database_url):
             ("request.refused", "refused", None),
             ("run.cancelled", "ok", "ada"),
         ]
+
+
+async def test_a_frame_that_cancels_no_run_of_ones_own_is_recorded_as_the_request_is(sqlite_url):
+    async with running(sqlite_url, SCRIPT, setup=add_agent) as server:
+        async with server.session.ws_connect("/v1/chat/ws/new") as socket:
+            await socket.send_json({"type": "cancel", "run_id": "run_none"})
+            assert (await socket.receive_json())["error"]["code"] == "run_not_found"
+        await server.post("/v1/runs/run_none/cancel")
+        records = [
+            (item.action, item.outcome, item.code, item.object_id) for item in await everything(server.services.audit)
+        ]
+        failed = ("run.cancelled", "failed", "run_not_found")  # of one kind: the second is counted
+        assert records == [(*failed, "run_none"), (*failed, None)]
 
 
 async def test_a_flood_of_refused_requests_makes_two_records_that_hold_their_number(database_url, monkeypatch):
@@ -205,19 +232,81 @@ async def test_a_flood_of_refused_requests_makes_two_records_that_hold_their_num
         assert {item["subject"] for item in mine} == {"bob"}  # who nobody knows belongs to no tenant
 
 
-def test_refusals_of_ever_new_kinds_make_a_bounded_number_of_records_and_none_is_forgotten():
+def refusal(number: int, **changes: Any) -> AuditRecord:
+    return record(at=number, outcome="refused", code="missing_scope", **changes)
+
+
+def stranger(number: int, **changes: Any) -> AuditRecord:
+    made_up = {"tenant": None, "subject": None, "credential": f"ph_{number:08d}"}
+    return refusal(number, **{**made_up, "client": f"2001:db8::{number:x}", **changes})
+
+
+def test_strangers_of_ever_new_kinds_make_few_records_and_none_is_forgotten():
     counter = Refusals()
     written: list[AuditRecord] = []
-    sent = 20 * MOST_KINDS
+    sent = 20 * MOST_STRANGER_KINDS
     for number in range(sent):
-        client = f"2001:db8::{number % (10 * MOST_KINDS):x}"
-        written += counter.add(record(at=number, outcome="refused", tenant=None, client=client))
+        written += counter.add(stranger(number, client=f"2001:db8::{number % (10 * MOST_STRANGER_KINDS):x}"))
     written += counter.due(sent + PERIOD_MS)
-    assert len(written) <= 2 * MOST_KINDS + 1
+    assert len(written) <= 2 * MOST_STRANGER_KINDS + 1
     assert sum(item.count for item in written) == sent
-    assert [item.count for item in written if item.code == "too_many_kinds"] == [18 * MOST_KINDS]
+    assert [item.count for item in written if item.code == "too_many_kinds"] == [18 * MOST_STRANGER_KINDS]
     assert counter.due(10**15) == []
     assert len(counter.add(record(at=10**15))) == 1  # a new minute begins
+
+
+def test_what_strangers_make_up_hides_no_refusal_of_a_recognised_caller():
+    counter = Refusals()
+    for number in range(20 * MOST_STRANGER_KINDS):
+        counter.add(stranger(number))
+    theft = refusal(5_000, subject="mallory", action="approval.decided")
+    assert counter.add(theft) == [theft]
+
+
+def test_tokens_that_a_stranger_makes_up_are_of_one_kind_and_their_record_names_none():
+    counter = Refusals()
+    written = [item for number in range(50) for item in counter.add(stranger(number, client="6.6.6.6"))]
+    written += counter.take()
+    assert [(item.count, item.credential) for item in written] == [(1, "ph_00000000"), (49, None)]
+
+
+def test_one_tenants_refusals_hide_none_of_another_tenants():
+    counter = Refusals()
+    for number in range(2 * MOST_TENANT_KINDS):
+        counter.add(refusal(number, tenant="evil", subject=f"s{number}"))
+    theft = refusal(5_000, subject="mallory")
+    assert counter.add(theft) == [theft]
+
+
+def test_one_subjects_refusals_hide_none_of_another_subjects_and_stay_theirs():
+    counter = Refusals()
+    for number in range(2 * MOST_TENANT_KINDS):
+        action = "key.created" if number % 2 else "run.cancelled"
+        counter.add(refusal(number, subject="mallory", client=f"2001:db8::{number:x}", action=action))
+    other = refusal(5_000, subject="bob")
+    assert counter.add(other) == [other]
+    each = MOST_TENANT_KINDS - MOST_SUBJECT_KINDS // 2
+    assert [(item.tenant, item.subject, item.action, item.code, item.count) for item in counter.take()] == [
+        ("acme", "mallory", "run.cancelled", "too_many_kinds", each),
+        ("acme", "mallory", "key.created", "too_many_kinds", each),
+    ]
+
+
+def test_more_kinds_than_a_tenant_may_have_are_counted_by_action_as_its_own():
+    counter = Refusals()
+    written: list[AuditRecord] = []
+    sent = 3 * MOST_TENANT_KINDS
+    for number in range(sent):
+        written += counter.add(
+            refusal(number, subject=f"s{number}", action="key.created" if number % 2 else "run.forked")
+        )
+    written += counter.take()
+    assert sum(item.count for item in written) == sent
+    assert {item.tenant for item in written} == {"acme"}
+    assert [(item.subject, item.action, item.count) for item in written if item.code == "too_many_kinds"] == [
+        (None, "run.forked", MOST_TENANT_KINDS),
+        (None, "key.created", MOST_TENANT_KINDS),
+    ]
 
 
 def test_a_clock_that_goes_back_does_not_hold_counted_refusals_for_ever():
@@ -376,6 +465,7 @@ async def test_records_are_filtered_and_paged(database_url):
                     subject=f"s{number % 2}",
                     action="tool.called" if number < 3 else "key.created",
                     outcome="failed" if number == 6 else "ok",
+                    credential="key_1" if number == 6 else "jwt",
                 )
             )
         auditor = server.person("olga", scope="audit:read")
@@ -386,6 +476,7 @@ async def test_records_are_filtered_and_paged(database_url):
         assert await seconds() == [0, 1, 2, 3, 4, 5, 6]
         assert await seconds(action="tool.called") == [0, 1, 2]
         assert await seconds(subject="s1") == [1, 3, 5]
+        assert await seconds(credential="key_1") == [6]
         assert await seconds(outcome="failed") == [6]
         assert await seconds(since="1970-01-01T00:00:02Z", until="1970-01-01T00:00:05Z") == [2, 3, 4]
         assert await seconds(subject="s1", action="key.created") == [3, 5]
@@ -457,6 +548,9 @@ async def test_keys_made_and_revoked_by_a_command_are_recorded_and_shown_by_one(
     assert token.strip() not in out
     code, out, _ = await ran("audit", "--tenant", "acme", "--action", "key.created", cwd=tmp_path, env=env)
     assert (code, "key.created" in out, "key.revoked" in out) == (0, True, False)
+    code, out, _ = await ran("audit", "--credential", "cli", "--json", cwd=tmp_path, env=env)
+    assert (code, len(json.loads(out))) == (0, 2)
+    assert json.loads((await ran("audit", "--credential", "key_1", "--json", cwd=tmp_path, env=env))[1]) == []
     assert (await ran("audit", "--tenant", "other", cwd=tmp_path, env=env))[1] == "There are no such records.\n"
     code, _, err = await ran("audit", "--action", "key.stolen", cwd=tmp_path, env=env)
     assert (code, "There is no action" in err) == (1, True)

@@ -123,6 +123,30 @@ SECRETS = {
     "XML": "<password>hunter2</password>",
     "cookie": "Cookie: theme=dark; session=hunter2; a=b",
     "behind an escape": rf"first line\nsk-proj-{BODY}",
+    "any scheme": f"Authorization: Token {BODY}",
+    "any scheme in a dict": f"{{'Authorization': 'token {BODY}'}}",
+    "GenieKey": f"Authorization: GenieKey {BODY}",
+    "SharedKey": f"Authorization: SharedKey account:{BODY}",
+    "Splunk": f"authorization: Splunk {BODY}",
+    "NTLM": f"Proxy-Authorization: NTLM {BODY}",
+    "Digest": f'Authorization: Digest username="ada", response="{BODY}"',
+    "a header's pair": f"[('x-api-key', '{BODY}')]",
+    "a header's pair of bytes": f"[(b'authorization', b'Token {BODY}')]",
+    "name and value": '{"name":"password","value":"hunter2"}',
+    "name and value, spaced": '{"name": "DB_PASSWORD", "value": "hunter2"}',
+    "PASS": "DB_PASS=hunter2",
+    "pass": "user=ada pass=hunter2",
+    "on the next line": "password:\n  hunter2",
+    "a block of YAML": "password: >-\n  hunter2",
+    "tokens": "tokens=hunter2secret",
+    "many spaces": "password            : hunter2",
+    "Discord bot": f"MTk4NjIyNDgzNDcxOTI1MjQ4.Cl2FMQ.{BODY}",
+    "Discord header": f"Authorization: Bot MTk4NjIyNDgzNDcxOTI1MjQ4.Cl2FMQ.{BODY}",
+    "Teams webhook": f"https://contoso.webhook.office.com/webhookb2/{BODY}",
+    "Bitbucket": f"ATBB{BODY}",
+    "Atlassian": f"ATATT3xFfGF0{BODY}",
+    "DigitalOcean": f"dop_v1_{BODY}",
+    "NVIDIA": f"nvapi-{BODY}",
     "signed address": f"https://bucket.example/x?X-Amz-Signature={BODY}&a=1",
 }
 ORDINARY = (
@@ -159,6 +183,15 @@ ORDINARY = (
     "Give one with --token or PILOTHOUSE_TOKEN.",
     "PILOTHOUSE_AUTH_JWT_SECRET is missing: set it.",
     "the cookie: a browser keeps it",
+    "authorization: required for this route",
+    "Authorization: Bearer tokens end soon",
+    "pass: 12, fail: 3",
+    "3 tests pass: all of them",
+    "Enter the password:\nWelcome",
+    "tokens=5, tokens: 12",
+    '("token", "name")',
+    "compass=north, bypass: none",
+    "www.python.org 1.2.3 a.b.c",
 )
 
 
@@ -199,6 +232,15 @@ def test_a_secret_that_a_cut_divides_is_shown_in_no_part(name, filler):
         shown = mask_bounded(text, most)
         for part in (BODY[:8], BODY[4:12], BODY[-8:], "hunt", "ter2", BASIC[:8], BASIC[-8:], "MIIEo"):
             assert part not in shown
+
+
+def test_the_end_of_a_token_that_is_longer_than_any_window_is_hidden():
+    token = f"eyJ{BODY * 250}"
+    for text in ("hello " * 200, "hello " * 1000):
+        for behind in ("", '","a":1}', " and then"):
+            shown = mask_bounded(f"{text}Authorization: Bearer {token}{behind}", 8_000)
+            assert BODY[:8] not in shown
+            assert shown.endswith(behind)
 
 
 def test_the_end_of_a_private_key_whose_beginning_was_cut_is_hidden():

@@ -4,8 +4,8 @@ Every other route is recorded only if it is refused with 401 or 403; nothing is 
 """
 
 import re
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
@@ -20,7 +20,7 @@ from pilothouse.errors import Forbidden, PilothouseError, Unauthenticated
 from pilothouse.http.auditing import added_to_audit
 from pilothouse.http.problems import request_id_of
 from pilothouse.identity.http import authorization_of
-from pilothouse.identity.principal import Principal
+from pilothouse.identity.principal import MOST_CREDENTIAL_CHARS, Principal
 from pilothouse.kit.jsons import dumps
 
 AUDITED: Mapping[tuple[str, str], tuple[Action, str]] = MappingProxyType(
@@ -121,23 +121,34 @@ def record_refused_frame(connection: HTTPConnection, error: PilothouseError) -> 
         record_refusal(connection.scope, error.status, error.code)
 
 
-@asynccontextmanager
-async def recorded_cancel(connection: HTTPConnection, run_id: str) -> AsyncGenerator[None]:
-    """Record that a frame of a WebSocket cancels a run: around the cancelling."""
-    act, audit = _Act("run.cancelled", "run", run_id), _audit_of(connection.scope)
-    outcome: Outcome = "ok"
-    code: str | None = None
+@contextmanager
+def recorded_failed_cancel(connection: HTTPConnection, run_id: str) -> Generator[None]:
+    """Record that a frame of a WebSocket was to cancel a run, if that fails."""
     try:
         yield
     except BaseException as error:
-        outcome, code = "failed", error.code if isinstance(error, PilothouseError) else "interrupted"
+        audit = _audit_of(connection.scope)
         if audit is not None:
-            record = _new(audit, connection.scope, act, outcome=outcome, code=code)
-            without_effect = isinstance(error, PilothouseError) and error.status < 500
+            known = isinstance(error, PilothouseError)
+            code = error.code if known else "interrupted"
+            record = _new(audit, connection.scope, _cancel_of(run_id), outcome="failed", code=code)
+            without_effect = known and error.status < 500
             (audit.count if without_effect else audit.note)(record)
         raise
+
+
+@asynccontextmanager
+async def recorded_cancel(connection: HTTPConnection, run_id: str) -> AsyncGenerator[None]:
+    """Record that a frame of a WebSocket cancels a run: around the cancelling."""
+    with recorded_failed_cancel(connection, run_id):
+        yield
+    audit = _audit_of(connection.scope)
     if audit is not None:
-        await audit.record(_new(audit, connection.scope, act, outcome=outcome, code=code))
+        await audit.record(_new(audit, connection.scope, _cancel_of(run_id), outcome="ok", code=None))
+
+
+def _cancel_of(run_id: str) -> _Act:
+    return _Act("run.cancelled", "run", run_id)
 
 
 async def _record(act: _Act, scope: Scope, status: int) -> None:
@@ -174,7 +185,7 @@ def _new(audit: Audit, scope: Scope, act: _Act, *, outcome: Outcome, code: str |
         last_at=now,
         tenant=None if principal is None else principal.tenant,
         subject=None if principal is None else principal.subject,
-        credential=bounded(_credential(connection, principal), 64),
+        credential=bounded(_credential(connection, principal), MOST_CREDENTIAL_CHARS),
         action=act.action,
         outcome=outcome,
         code=bounded(code, 64),
@@ -195,12 +206,10 @@ def _fitting(detail: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _credential(connection: HTTPConnection, principal: Principal | None) -> str | None:
-    if principal is None:
-        match = _PUBLIC_START.match(authorization_of(connection) or "")
-        return None if match is None else match[1]
-    if principal.key_id is not None:
-        return principal.key_id
-    return (principal.token_id or "jwt") if principal.kind == "jwt" else principal.kind
+    if principal is not None:
+        return principal.credential_id
+    match = _PUBLIC_START.match(authorization_of(connection) or "")
+    return None if match is None else match[1]
 
 
 def _audit_of(scope: Scope) -> Audit | None:

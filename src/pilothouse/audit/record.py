@@ -1,14 +1,14 @@
 """One record of the audit log, and the closed list of actions.
 
-Invariant: every text of a record comes through `bounded`, so both databases can store it: it has no control characters
-(a NUL, escape sequences of a terminal) and is no longer than its column.
+Invariant: every text of a record comes through `bounded`, so both databases can store it: it has no unsafe characters
+(a NUL, escape sequences of a terminal, hidden ones) and is no longer than its column.
 """
 
-import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pilothouse.kit.ids import new_id
+from pilothouse.kit.printable import cleaned
 
 Action = Literal[
     "approval.decided",
@@ -71,11 +71,5 @@ class AuditRecord:
 
 
 def bounded(text: str | None, most: int) -> str | None:
-    """At most `most` characters of `text`, with U+FFFD for control characters and halves of surrogate pairs."""
-    if text is None:
-        return None
-    return "".join("\N{REPLACEMENT CHARACTER}" if _unfit(character) else character for character in text[:most])
-
-
-def _unfit(character: str) -> bool:
-    return unicodedata.category(character) in {"Cc", "Cs"}
+    """At most `most` characters of `text`, with U+FFFD for unsafe characters: see `pilothouse.kit.printable`."""
+    return None if text is None else cleaned(text[:most], "\N{REPLACEMENT CHARACTER}")

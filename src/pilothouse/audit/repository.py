@@ -23,6 +23,7 @@ class Wanted:
     action: Action | None = None
     outcome: Outcome | None = None
     subject: str | None = None
+    credential: str | None = None
     since: int | None = None
     until: int | None = None
 
@@ -49,7 +50,7 @@ def page_of_everything(
 
 
 def drop_old(connection: Connection, *, before: int, most: int) -> int:
-    """Drop at most `most` records that ended before a time, the oldest first. Returns how many."""
+    """Drop at most `most` records that began before a time, the oldest first. Returns how many."""
     old = (
         select(audit_records.c.id)
         .where(audit_records.c.at < before)
@@ -84,6 +85,8 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
         found.append(columns.outcome == wanted.outcome)
     if wanted.subject is not None:
         found.append(columns.subject == wanted.subject)
+    if wanted.credential is not None:
+        found.append(columns.credential == wanted.credential)
     if wanted.since is not None:
         found.append(columns.at >= wanted.since)
     if wanted.until is not None:

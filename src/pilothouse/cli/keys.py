@@ -12,6 +12,7 @@ app = typer.Typer(
 )
 
 Tenant = Annotated[str, typer.Option("--tenant", "-t", help="Whose: the tenant.")]
+OnlyTenant = Annotated[str | None, typer.Option("--tenant", "-t", help="Only of this tenant.", show_default="all")]
 
 
 @app.command("create")
@@ -22,7 +23,7 @@ def create(
     scopes: Annotated[
         str | None,
         typer.Option(
-            help="What it may do, separated by commas, as chat,runs:read; * is everything.",
+            help="What it may do, separated by commas or spaces, as chat,runs:read; * is everything.",
             show_default="what a person needs to chat",
         ),
     ] = None,
@@ -37,8 +38,8 @@ def create(
 
 
 @app.command("list")
-def list_keys(tenant: Tenant = "default", as_json: AsJson = False) -> None:
-    """List the keys of a tenant, newest first."""
+def list_keys(tenant: OnlyTenant = None, as_json: AsJson = False) -> None:
+    """List the keys of all tenants, newest first."""
     from pilothouse.cli.actions.keys import list_keys as action  # noqa: PLC0415 - loaded on use
 
     action(tenant, as_json=as_json)
@@ -46,10 +47,15 @@ def list_keys(tenant: Tenant = "default", as_json: AsJson = False) -> None:
 
 @app.command("revoke")
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="As in `pilothouse keys list`: key_…")],
-    tenant: Tenant = "default",
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY_ID", help="As in `pilothouse keys list`: key_…, or how its token begins: ph_ and 8 characters."
+        ),
+    ],
+    tenant: OnlyTenant = None,
 ) -> None:
     """Revoke a key and all keys made with it. Running servers refuse them within five seconds."""
     from pilothouse.cli.actions.keys import revoke_key  # noqa: PLC0415 - loaded on use
 
-    revoke_key(key_id, tenant=tenant)
+    revoke_key(key, tenant=tenant)

@@ -19,6 +19,7 @@ from pilothouse.errors import InvalidRequest
 from pilothouse.kit.charsets import NotText, decode_text
 from pilothouse.kit.ids import new_id
 from pilothouse.kit.media import count_pdf_pages, image_size, sniff_media_type
+from pilothouse.kit.printable import cleaned
 from pilothouse.llm.tokens import estimate_image_tokens, estimate_pdf_tokens, estimate_tokens
 
 __all__ = ["Attachment", "Reference", "decode_base64", "prepare", "read_reference", "references_in", "refers_to_files"]
@@ -32,8 +33,6 @@ _SCHEME = "attachment:"
 # How pydantic-core writes a reference. Inside a string of JSON the quotes would be escaped.
 _MARK = f'"url":"{_SCHEME}att_'
 _PIECE = 4 * 65_536
-# Control characters, and those that turn the direction of what follows them.
-_UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +201,7 @@ def _clean_name(name: str | None) -> str | None:
     if name is None:
         return None
     last = re.split(r"[/\\]", name.rstrip("/\\ "))[-1]
-    return " ".join(_UNSHOWABLE.sub(" ", last).split())[:MOST_NAME_CHARS] or None
+    return " ".join(cleaned(last, " ").split())[:MOST_NAME_CHARS] or None
 
 
 def _subject(name: str | None) -> str:

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
+from pilothouse.http.access import added_to_request_line
 from pilothouse.http.bodies import BodyLimitMiddleware, TextMiddleware
 from pilothouse.http.boundary import ProblemMiddleware
 from pilothouse.http.hosts import HostMiddleware
@@ -93,7 +94,8 @@ class RequestIdMiddleware:
 
 
 class AccessLogMiddleware:
-    """Write one line per request when it ends: `method path status duration_ms`, and `code` of an error.
+    """Write one line per request when it ends: `method path status duration_ms`, `code` of an error, and what
+    `add_to_request_line` added: `subject` and `by`, the caller's credential.
 
     `disconnected` is true where the client left before the end of the answer. Health checks are logged at debug,
     answers from 500 up as warnings. The query is left out: it may hold tokens.
@@ -141,6 +143,7 @@ class AccessLogMiddleware:
             "path": path[:256],
             "status": status,
             "duration_ms": round((time.perf_counter() - began) * 1000, 2),
+            **added_to_request_line(scope),
         }
         code = scope["state"].get("error_code") if "state" in scope else None
         if code is not None:

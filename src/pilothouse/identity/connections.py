@@ -43,12 +43,14 @@ class Connection:
             tell(self._ended)
 
     def end(self, error: Unauthenticated) -> bool:
-        """The credential is no longer good. Again changes nothing; returns whether it was the first time."""
+        """The credential is no longer good. Again changes nothing, unless telling failed; returns whether it was the
+        first time.
+        """
         if self._ended is not None:
             return False
-        self._ended = error
         if self._tell is not None:
             self._tell(error)
+        self._ended = error
         return True
 
     def close(self) -> None:
@@ -146,9 +148,18 @@ class Connections:
 
     def _end(self, principal: Principal, message: str) -> None:
         error = unauthenticated(message)
-        told = sum(connection.end(error) for connection in list(self._by_credential[principal.credential]))
+        told = sum(_told(connection, error) for connection in list(self._by_credential.get(principal.credential, ())))
         if told:
-            log.info("connections_ended", credential=principal.credential, connections=told)
+            log.info("connections_ended", by=principal.credential_id, subject=principal.subject, connections=told)
+
+
+def _told(connection: Connection, error: Unauthenticated) -> bool:
+    """End one connection. The others are told whatever goes wrong with this one; it is told again."""
+    try:
+        return connection.end(error)
+    except Exception:
+        log.exception("connection_not_ended", by=connection.principal.credential_id)
+        return False
 
 
 def _too_many(whose: str, held: int, setting: str) -> TooMany:

@@ -12,6 +12,7 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 
+from pilothouse.http.access import add_to_request_line
 from pilothouse.identity.connections import Connection, Connections
 from pilothouse.identity.local_mode import require_local
 from pilothouse.identity.principal import Principal
@@ -113,6 +114,7 @@ async def _authenticate(connection: HTTPConnection, authorization: str | None) -
         require_local(connection.scope)
     connection.state.principal = principal
     structlog.contextvars.bind_contextvars(tenant=principal.tenant)
+    add_to_request_line(connection, subject=principal.subject, by=principal.credential_id)
     return principal
 
 

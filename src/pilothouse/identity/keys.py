@@ -42,9 +42,10 @@ __all__ = ["ApiKey", "Keys", "is_api_key"]
 
 _TOKEN = re.compile(r"ph_[0-9a-z]{8}_[A-Za-z0-9_-]{43}")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PREFIX_CHARS = len("ph_") + 8
+_MOST_TOKEN_CHARS = 100
 _FRESH_SECONDS = 5.0
 _MOST_CACHED = 4096
-_TOUCH_MS = 60_000
 _FAR_MS = 253_402_300_799_000  # the end of the year 9999, the last a datetime can say
 
 _log = get_logger(__name__)
@@ -142,6 +143,18 @@ class Keys:
         return await self._database.read(
             repository.list_keys, tenant=principal.tenant, owner=owner, limit=limit, after=after
         )
+
+    async def page_of_everyone(
+        self, tenant: str | None, *, limit: int, after: tuple[int, str] | None = None
+    ) -> list[ApiKey]:
+        """For commands of operators, who can open the database anyway: as `page`, of one tenant or (None) of all."""
+        return await self._database.read(repository.list_everyones_keys, tenant=tenant, limit=limit, after=after)
+
+    async def find(self, name: str, *, most: int) -> list[ApiKey]:
+        """For commands of operators: the keys with this id, or whose tokens begin as this one does, of any tenant."""
+        if not is_name(name, most=_MOST_TOKEN_CHARS):
+            return []
+        return await self._database.read(repository.find_keys, key_id=name, prefix=name[:_PREFIX_CHARS], most=most)
 
     async def revoke(self, principal: Principal, key_id: str) -> ApiKey:
         """Revoke one's own key (needs `keys:write`), or as `admin` anyone's in the tenant. Again changes nothing.
@@ -245,7 +258,7 @@ class Keys:
 
     def _touch(self, key: ApiKey, now: int) -> None:
         last = max(key.last_used_at or 0, self._touched.get(key.id, 0))
-        if now - last < _TOUCH_MS:
+        if now - last < repository.TOUCH_MS:
             return
         self._touched[key.id] = now
         self._touched.move_to_end(key.id)
@@ -297,7 +310,9 @@ def _hash(token: str) -> str:
 
 def _check_wording(principal: Principal, name: str, scopes: list[str]) -> None:
     if not is_name(name, most=MOST_KEY_NAME_CHARS) or not name.strip():
-        raise InvalidRequest(f"A key's name has 1 to {MOST_KEY_NAME_CHARS} characters, without control characters.")
+        raise InvalidRequest(
+            f"A key's name has 1 to {MOST_KEY_NAME_CHARS} characters, without control or invisible ones."
+        )
     if not 1 <= len(scopes) <= MOST_SCOPES:
         raise InvalidRequest(f"Give the key 1 to {MOST_SCOPES} scopes.")
     for scope in scopes:
@@ -307,7 +322,7 @@ def _check_wording(principal: Principal, name: str, scopes: list[str]) -> None:
     if not owner or not is_name(principal.tenant, most=MOST_TENANT_CHARS):
         raise InvalidRequest(
             f"A tenant's name has at most {MOST_TENANT_CHARS} characters and a subject's {MOST_SUBJECT_CHARS}, "
-            "without control characters."
+            "without control or invisible ones."
         )
 
 

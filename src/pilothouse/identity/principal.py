@@ -1,12 +1,12 @@
 """Who is calling, and what they may do."""
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 from pilothouse.errors import Forbidden
+from pilothouse.kit.printable import has_unsafe
 
 SCOPES = MappingProxyType(
     {
@@ -34,6 +34,7 @@ USER_SCOPES = frozenset({"chat", "runs:*", "conversations:*", "agents:read", "to
 MOST_TENANT_CHARS = 128
 MOST_SUBJECT_CHARS = 256
 MOST_KEY_NAME_CHARS = 100
+MOST_CREDENTIAL_CHARS = 64
 MOST_SCOPES = 64
 SCOPE_PATTERN = r"^(\*|[a-z][a-z0-9_-]{0,31}(:([a-z0-9_-]{1,31}|\*))?)$"
 
@@ -60,6 +61,15 @@ class Principal:
     expires_at: int | None = field(default=None, compare=False)
     token_id: str | None = field(default=None, compare=False)
 
+    @property
+    def credential_id(self) -> str:
+        """The credential on audit records and lines of the log: the id of the API key, `jti` of the JWT (`jwt` if it
+        has none), or `local`.
+        """
+        if self.kind == "jwt":
+            return (self.token_id or "jwt")[:MOST_CREDENTIAL_CHARS]
+        return self.key_id or self.kind
+
     def has(self, scope: str) -> bool:
         """Whether this caller holds `scope`, by its name, its group's star (`runs:*`) or the star of all."""
         group, colon, _ = scope.partition(":")
@@ -85,14 +95,10 @@ def local_principal(subject: str = "local") -> Principal:
 
 
 def is_name(text: object, *, most: int) -> bool:
-    """Whether this can be a tenant's or subject's name: 1 to `most` characters, none of them control characters
-    (a NUL, which PostgreSQL can't store) or halves of a surrogate pair.
+    """Whether this can be a tenant's or subject's name: 1 to `most` characters, none of them a control character (a
+    NUL, which PostgreSQL can't store), half of a surrogate pair, or one that hides or turns the direction of writing.
     """
-    return (
-        isinstance(text, str)
-        and 0 < len(text) <= most
-        and not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
-    )
+    return isinstance(text, str) and 0 < len(text) <= most and not has_unsafe(text)
 
 
 def sorted_scopes(scopes: Iterable[str]) -> list[str]:

@@ -1,4 +1,6 @@
-"""SQL of API keys. Every statement but the look-up by hash, which is how a caller becomes known, names the tenant."""
+"""SQL of API keys. Every statement names the tenant but the look-up by hash, which is how a caller becomes known, and
+those for operators, who can open the database.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +10,9 @@ from sqlalchemy import CTE, ColumnElement, Connection, Row, and_, exists, insert
 
 from pilothouse.identity.tables import api_keys
 
-_TOUCH_MS = 60_000
+TOUCH_MS = 60_000
+"""Between two notes that a key was used."""
+
 _IDS_A_QUERY = 500
 
 
@@ -83,6 +87,25 @@ def list_keys(
     return [_key(row) for row in rows]
 
 
+def list_everyones_keys(
+    connection: Connection, *, tenant: str | None, limit: int, after: tuple[int, str] | None
+) -> list[ApiKey]:
+    """For operators: as `list_keys`, of one tenant or of all."""
+    query = select(api_keys)
+    if tenant is not None:
+        query = query.where(api_keys.c.tenant == tenant)
+    if after is not None:
+        query = query.where(tuple_(api_keys.c.created_at, api_keys.c.id) < tuple_(*after))
+    rows = connection.execute(query.order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit))
+    return [_key(row) for row in rows]
+
+
+def find_keys(connection: Connection, *, key_id: str, prefix: str, most: int) -> list[ApiKey]:
+    """For operators: the keys of any tenant with this id, or whose tokens begin so; at most `most`."""
+    query = select(api_keys).where(or_(api_keys.c.id == key_id, api_keys.c.prefix == prefix))
+    return [_key(row) for row in connection.execute(query.order_by(api_keys.c.id).limit(most))]
+
+
 def revoke_tree(connection: Connection, key_id: str, *, tenant: str, owner: str | None, now: int) -> list[ApiKey]:
     """Mark a key and all that were made with it, and with those, as revoked; earlier revocations keep their time.
 
@@ -108,7 +131,7 @@ def touch_key(connection: Connection, key: ApiKey, *, now: int) -> None:
         .where(
             api_keys.c.id == key.id,
             api_keys.c.tenant == key.tenant,
-            or_(last.is_(None), last <= now - _TOUCH_MS),
+            or_(last.is_(None), last <= now - TOUCH_MS),
         )
         .values(last_used_at=now)
     )

@@ -24,6 +24,7 @@ from pilothouse.identity.principal import (
 from pilothouse.identity.problems import unauthenticated
 from pilothouse.kit.addresses import is_loopback
 from pilothouse.kit.health import Check
+from pilothouse.kit.printable import has_unsafe
 from pilothouse.settings import AuthSettings
 
 _FEWEST_SECRET_BYTES = 32
@@ -154,6 +155,10 @@ class TokenVerifier:
             raise unauthenticated(f"The token's claim {name} has to be a text of spaced scopes, or a list of them.")
         if sum(map(len, parts)) > _MOST_SCOPES_CHARS:
             raise unauthenticated(f"The token's claim {name} is too long.")
+        if any(map(has_unsafe, parts)):
+            raise unauthenticated(
+                f"The token's claim {name} holds control or invisible characters. Scopes are separated by spaces."
+            )
         return frozenset(part for part in parts if part)
 
 
@@ -210,5 +215,5 @@ def _sentence(error: jwt.PyJWTError) -> str:
 
 def _bad_claim(name: str, most: int) -> Unauthenticated:
     return unauthenticated(
-        f"The token's claim {name} has to be a text of 1 to {most} characters, without control characters."
+        f"The token's claim {name} has to be a text of 1 to {most} characters, without control or invisible ones."
     )

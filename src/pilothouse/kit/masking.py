@@ -28,6 +28,7 @@ _PRIVATE_KEY = re.compile(
     r"(?:[^-]++|-(?!----END ))*+(?:-----END [A-Z0-9 ]{0,40}-----)?"
 )
 _END_OF_PRIVATE_KEY = re.compile(r"\A[A-Za-z0-9+/=\s\\]*+-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_REST_OF_TOKEN = re.compile(r"[A-Za-z0-9._~+/=%\-]*+")
 _URL = re.compile(r"(:\\{0,8}/\\{0,8}/)((?:(?!:\\{0,8}/\\{0,8}/)[^\s\"'<>`])++)")
 _END_OF_AUTHORITY = re.compile(r"[/?#]")
 # Not inside a word; behind an escape such as \n or %3D a word begins too.
@@ -45,10 +46,14 @@ _KNOWN = re.compile(
     r"|(?:hf_|npm_|gsk_|xai-|pplx-|r8_)[A-Za-z0-9]{16,}+"  # Hugging Face, npm, Groq, xAI, Perplexity, Replicate
     r"|(?:pypi-AgE|dckr_pat_|SG\.)[A-Za-z0-9_.\-]{16,}+"
     r"|(?:bot)?[0-9]{5,12}:AA[A-Za-z0-9_\-]{16,}+"  # Telegram
+    r"|[MNO][A-Za-z0-9_\-]{22,27}\.[A-Za-z0-9_\-]{6}\.[A-Za-z0-9_\-]{24,}+"  # Discord
+    r"|ATBB[A-Za-z0-9]{16,}+|ATATT[A-Za-z0-9_=\-]{16,}+"  # Bitbucket, Atlassian
+    r"|do[por]_v1_[A-Za-z0-9]{16,}+|(?:nvapi|tvly)-[A-Za-z0-9_\-]{16,}+"  # DigitalOcean, NVIDIA, Tavily
     r")"
 )
 _WEBHOOK = re.compile(
-    r"((?:hooks\.slack\.com/(?:services|workflows|triggers)|discord(?:app)?\.com/api/webhooks)/)[A-Za-z0-9/_\-]++"
+    r"((?:hooks\.slack\.com/(?:services|workflows|triggers)|discord(?:app)?\.com/api/webhooks"
+    r"|webhook\.office\.com/webhookb2)/)[A-Za-z0-9/_@\-]++"
 )
 _SCHEME = re.compile(
     r"(?<![A-Za-z0-9])((?i:bearer)[ \t.]{1,4}|(?i:basic)[ \t]{1,4})([A-Za-z0-9._~+/\-]{4,}+=*+)",
@@ -56,22 +61,32 @@ _SCHEME = re.compile(
 _COOKIE = re.compile(
     r"(?i)(cookie\\{0,8}[\"']?[ \t]{0,4}[:=][ \t]{0,4}\\{0,8}[\"']?)[^\s=;,:\"']{1,256}+=[^\r\n\"']*+",
 )
-# `name=value`, `name: "value"`, `"name": ["value"]`, `name=value&`, `<name>value`, and the same inside a JSON string.
+# Of any scheme. Digest and its like go on with names and quoted values to the end of the line.
+_AUTHORIZATION = re.compile(
+    r"(?i)(authorization(?:\\{0,8}[\"'])?[ \t]{0,64}[:=,][ \t]{0,64}b?(?:\\{0,8}[\"'])?)"
+    r"(?:(digest|hawk|oauth|signature|aws4-hmac-sha256)[ \t][^\r\n]*+"
+    r"|([a-z][a-z0-9_\-]{0,31})[ \t]{1,4}([^\s\"'<>\\]++))"
+)
+# `name=value`, `name: "value"`, `"name": ["value"]`, `name=value&`, `<name>value`, `("name", "value")`, the value on
+# the next line, `"name": "name", "value": "value"`, and the same inside a JSON string.
 _NAMED = re.compile(
-    r"(?P<name>(?i:pass(?:word|wd|phrase)s?|pwd|secrets?(?:[_-]?access)?(?:[_-]?keys?)?"
+    r"(?P<name>(?i:pass(?:word|wd|phrase)s?|(?<![a-z])pass|pwd|secrets?(?:[_-]?access)?(?:[_-]?keys?)?"
     r"|(?:api|access|account|auth|encryption|private|session|shared|signing|master|subscription)"
     r"[_-]?(?:access[_-]?)?keys?"
-    r"|credentials?|token|authorization|signature|(?<![a-z])sig))"
-    r"(?P<gap>\\{0,8}[\"']?(?:[ \t]{0,4}(?:=>|[=:](?![=:])|%3[dD])[ \t]{0,4}|>)"
+    r"|credentials?|tokens?|authorization|signature|(?<![a-z])sig))"
+    r"(?P<gap>\\{0,8}[\"']?(?:"
+    r"[ \t]{0,64}(?:=>|[=:](?![=:])|%3[dD])[ \t]{0,64}(?:(?:[|>][+\-]?)?(?:\r?\n|\\{1,8}n)[ \t]{0,64})?+"
+    r"|(?<=[\"'])[ \t]{0,64},[ \t]{0,64}(?:\\{0,8}[\"']value\\{0,8}[\"'][ \t]{0,64}:[ \t]{0,64})?+(?=b?\\{0,8}[\"'])"
+    r"|>)"
     r"(?i:(?:bearer|basic|digest|negotiate|apikey)[ \t]{1,4})?+[\[({]{0,2}b?)"
     r"(?P<value>(?P<quote>\\{0,8}[\"'])(?:(?!(?P=quote))(?:\\[^\n]|[^\\\n]))*+(?:(?P=quote))?+"
     r"|(?:[^\s&;\"'<>\\]|\\(?![\"'nrt]))++)"
 )
 # One of these is in every text with a secret; most texts have none, and cost one look. Of text in lower case.
 _HINT = re.compile(
-    r"pass|pwd|hooks|secret|key|credential|token|authorization|sig|bearer|basic|cookie|:\\{0,8}/|-----begin "
+    r"pass|pwd|hook|secret|key|credential|token|authorization|sig|bearer|basic|cookie|:\\{0,8}/|-----begin "
     r"|ph_|sk[-_]|eyj|rk_|whsec_|aiza|ya29\.|gocspx-|gh[oprsu]_|github_pat_|gl[a-z]{2,5}-|xox|xapp-|a[ks]ia|hf_|npm_|gsk_"
-    r"|xai-|pplx-|r8_|pypi-age|dckr_pat_|sg\.|:aa"
+    r"|xai-|pplx-|r8_|pypi-age|dckr_pat_|sg\.|:aa|atbb|atatt|do[por]_v1_|nvapi-|tvly-|\.[a-z0-9_\-]{6}\."
 )
 # What prose and code say behind such a name that is no secret.
 _NO_SECRETS = frozenset(
@@ -140,13 +155,15 @@ def mask_text(text: str) -> str:
         text = _PRIVATE_KEY.sub(MASK, text)
     if ":/" in text or ":\\" in text:
         text = _URL.sub(_without_password, text)
-    if "hooks" in lowered:
+    if "hook" in lowered:
         text = _WEBHOOK.sub(rf"\1{MASK}", text)
     text = _KNOWN.sub(MASK, text)
     if "bearer" in lowered or "basic" in lowered:
         text = _SCHEME.sub(_without_credentials, text)
     if "cookie" in lowered:
         text = _COOKIE.sub(rf"\1{MASK}", text)
+    if "authorization" in lowered:
+        text = _AUTHORIZATION.sub(_without_authorization, text)
     return _NAMED.sub(_without_value, text)
 
 
@@ -214,14 +231,26 @@ def _is_no_word(given: str) -> bool:
     return not (len(word) <= 20 and word.isalpha() and (word.islower() or word.istitle()))
 
 
+def _without_authorization(found: re.Match[str]) -> str:
+    before, rest_of_line, scheme, given = found.groups()
+    if rest_of_line:
+        return f"{before}{rest_of_line} {MASK}"
+    is_prose = scheme.lower() in _NO_SECRETS or not _is_no_word(given)
+    return found[0] if is_prose else f"{before}{scheme} {MASK}"
+
+
 def _without_value(found: re.Match[str]) -> str:
     name, gap, value = found["name"].lower(), found["gap"], found["value"]
     quote = found["quote"] or ""
     said = value.strip("\\\"'`.,;:)]}")
     if not said or said.lower() in _NO_SECRETS:
         return found[0]
-    # Behind a colon prose goes on; behind the name of a password it may be one.
-    speaks = ":" in gap and not quote and not name.startswith(("pass", "pwd", "secret"))
+    if name in {"pass", "tokens"} and said.isdigit():  # a count
+        return found[0]
+    # Behind a colon prose goes on; behind the name of a password it may be one, if it stands on the same line.
+    same_line = "\n" not in gap and "\\n" not in gap
+    is_password = same_line and name.startswith(("password", "passwd", "passphrase", "pwd", "secret"))
+    speaks = not is_password and ("," in gap or (not quote and (":" in gap or not same_line)))
     if speaks and not _is_no_word(said):
         return found[0]
     closing = quote if quote and value.endswith(quote) and len(value) > len(quote) else ""
@@ -241,7 +270,10 @@ def _without_last_word(text: str) -> str:
 
 def _without_first_word(text: str) -> str:
     gaps = [at for at in (text.find(gap, 0, _MARGIN) for gap in " \n\t") if at >= 0]
-    return text[min(gaps) if gaps else _MARGIN :]
+    if gaps:
+        return text[min(gaps) :]
+    rest = _REST_OF_TOKEN.match(text, _MARGIN)  # a token as long as that has no shape without its beginning
+    return text[rest.end() if rest else _MARGIN :]
 
 
 def _last_gap(text: str, start: int) -> int:

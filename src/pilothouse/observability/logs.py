@@ -37,6 +37,7 @@ _CHATTY = (
     "openai",
     "urllib3",
     "uvicorn.access",
+    "uvicorn.error",  # a line with the query of each WebSocket, which may hold a token
     "websockets",
 )
 _TEXT_CHARS = 8_000

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Path
 from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from pilothouse.audit.http import record_refused_frame, recorded_cancel
+from pilothouse.audit.http import record_refused_frame, recorded_cancel, recorded_failed_cancel
 from pilothouse.errors import Forbidden, InvalidRequest, PilothouseError, TooMany, Unauthenticated
 from pilothouse.http.bodies import read_json
 from pilothouse.http.problems import (
@@ -210,7 +210,8 @@ class _Socket:
             raise InvalidRequest("There is no run to cancel on this socket yet.", code="nothing_to_cancel")
         if run_id in self._cancelling:
             return  # its end is on its way
-        row = await self._runs.get(self._principal, run_id)
+        with recorded_failed_cancel(self._websocket, run_id):
+            row = await self._runs.get(self._principal, run_id)
         if row.state in TERMINAL:
             return
         _check_room(self._cancelling, "cancels")

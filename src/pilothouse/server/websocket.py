@@ -79,6 +79,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # refused with an answer; uvicorn takes it for unanswered
         if message["type"] in {"websocket.accept", "websocket.close"}:
             self._parse_more()
         if self.transport.is_closing():

@@ -20,7 +20,14 @@ _PAGE = 500
 
 
 def show_audit(
-    *, tenant: str | None, action: str | None, subject: str | None, since: str | None, limit: int, as_json: bool
+    *,
+    tenant: str | None,
+    action: str | None,
+    subject: str | None,
+    credential: str | None,
+    since: str | None,
+    limit: int,
+    as_json: bool,
 ) -> None:
     """Print records, newest first.
 
@@ -34,6 +41,7 @@ def show_audit(
         tenant=tenant,
         action=cast("Action | None", action),
         subject=subject,
+        credential=credential,
         since=None if since is None else _since(since),
     )
     records = asyncio.run(_read(wanted, limit))

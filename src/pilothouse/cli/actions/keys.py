@@ -14,13 +14,14 @@ from pilothouse.cli.actions.database import configured_database
 from pilothouse.cli.output import add_row, plain, say, show, show_json, show_table
 from pilothouse.cli.spans import parse_span
 from pilothouse.db import Database
-from pilothouse.errors import InvalidRequest
+from pilothouse.errors import InvalidRequest, NotFound
 from pilothouse.identity.keys import ApiKey, Keys
 from pilothouse.identity.principal import USER_SCOPES, Principal
 from pilothouse.kit.printable import one_line
 from pilothouse.settings import load_settings
 
 _PAGE = 100
+_MOST_NAMED = 20
 
 
 def create_key(name: str, *, subject: str, tenant: str, scopes: str | None, expires: str | None) -> None:
@@ -30,7 +31,9 @@ def create_key(name: str, *, subject: str, tenant: str, scopes: str | None, expi
         InvalidRequest: a name, a scope or the expiry is wrong.
         StartupError: the database can't be used.
     """
-    wanted = sorted(USER_SCOPES) if scopes is None else [scope.strip() for scope in scopes.split(",") if scope.strip()]
+    wanted = sorted(USER_SCOPES) if scopes is None else scopes.replace(",", " ").split()
+    if not wanted:
+        raise InvalidRequest("Name at least one scope, separated by commas or spaces: --scopes chat,runs:read.")
     expires_at = None if expires is None else parse_expiry(expires, datetime.now(UTC))
     key, token = asyncio.run(_create(_owner(tenant, subject), name, wanted, expires_at))
     until = f" until {_day(key.expires_at)}" if key.expires_at else ""
@@ -39,21 +42,31 @@ def create_key(name: str, *, subject: str, tenant: str, scopes: str | None, expi
     show(token)
 
 
-def list_keys(tenant: str, *, as_json: bool) -> None:
-    """Print all keys of a tenant.
+def list_keys(tenant: str | None, *, as_json: bool) -> None:
+    """Print all keys, or those of one tenant.
 
     Raises:
         StartupError: the database can't be used.
     """
-    keys = asyncio.run(_list(_owner(tenant, "cli")))
+    keys = asyncio.run(_list(tenant))
     if as_json:
         show_json([_document(key) for key in keys])
         return
     if not keys:
-        show(f"Tenant {plain(tenant)} has no keys.")
+        show("There are no keys." if tenant is None else f"Tenant {plain(tenant)} has no keys.")
         return
     table = Table(
-        "key", "name", "begins with", "subject", "scopes", "made with", "created", "expires", "last used", "state"
+        "key",
+        "tenant",
+        "subject",
+        "name",
+        "begins with",
+        "scopes",
+        "made with",
+        "created",
+        "expires",
+        "last used",
+        "state",
     )
     now = round(datetime.now(UTC).timestamp() * 1000)
     for key in keys:
@@ -62,9 +75,10 @@ def list_keys(tenant: str, *, as_json: bool) -> None:
         add_row(
             table,
             key.id,
+            one_line(key.tenant),
+            one_line(key.owner),
             one_line(key.name),
             key.prefix,
-            one_line(key.owner),
             ", ".join(key.scopes),
             key.parent_id or "",
             *days,
@@ -73,17 +87,22 @@ def list_keys(tenant: str, *, as_json: bool) -> None:
     show_table(table)
 
 
-def revoke_key(key_id: str, *, tenant: str) -> None:
-    """Revoke a key of a tenant, and all that were made with it.
+def revoke_key(name: str, *, tenant: str | None) -> None:
+    """Revoke a key, and all that were made with it.
+
+    Args:
+        name: its id, or how its token begins.
+        tenant: only if it is this one's.
 
     Raises:
-        NotFound: the tenant has no such key.
+        InvalidRequest: tokens of several keys begin so.
+        NotFound: there is no such key.
         StartupError: the database can't be used.
     """
-    key = asyncio.run(_revoke(_owner(tenant, "cli"), key_id))
+    key = asyncio.run(_revoke(name, tenant))
     show(
-        f"Revoked key {key.id} ({plain(key.name)}) and what was made with it. Running servers refuse it within five "
-        "seconds."
+        f"Revoked key {key.id} ({plain(key.name)}) of {plain(key.owner)}, tenant {plain(key.tenant)}, and what was "
+        "made with it. Running servers refuse it within five seconds."
     )
 
 
@@ -109,21 +128,29 @@ async def _create(maker: Principal, name: str, scopes: list[str], expires_at: da
         return key, token
 
 
-async def _list(reader: Principal) -> list[ApiKey]:
+async def _list(tenant: str | None) -> list[ApiKey]:
     found: list[ApiKey] = []
     async with configured_database(load_settings()) as database:
         keys = Keys(database)
-        page = await keys.page(reader, limit=_PAGE, everyone=True)
+        page = await keys.page_of_everyone(tenant, limit=_PAGE)
         found.extend(page)
         while len(page) == _PAGE:
-            page = await keys.page(reader, limit=_PAGE, after=(page[-1].created_at, page[-1].id), everyone=True)
+            page = await keys.page_of_everyone(tenant, limit=_PAGE, after=(page[-1].created_at, page[-1].id))
             found.extend(page)
     return found
 
 
-async def _revoke(revoker: Principal, key_id: str) -> ApiKey:
+async def _revoke(name: str, tenant: str | None) -> ApiKey:
     async with configured_database(load_settings()) as database:
-        key = await Keys(database).revoke(revoker, key_id)
+        keys = Keys(database)
+        found = await keys.find(name, most=_MOST_NAMED)
+        found = [key for key in found if tenant in {None, key.tenant}]
+        if not found:
+            raise NotFound("There is no such key. `pilothouse keys list` shows all of them.")
+        if len(found) > 1:
+            ids = ", ".join(key.id for key in found)
+            raise InvalidRequest(f"The tokens of several keys begin so. Name one of them by its id: {ids}.")
+        key = await keys.revoke(_owner(found[0].tenant, "cli"), found[0].id)
         await _record(database, "key.revoked", key)
         return key
 
