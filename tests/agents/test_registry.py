@@ -192,7 +192,7 @@ def _plain_answer(text: str) -> str:
         Till().refund_all,
         functools.partial(refund),
     ],
-    ids=repr,
+    ids=str.split("bare list nested ToolOutput named TextOutput NativeOutput PromptedOutput method partial"),
 )
 def test_a_tool_is_no_output_function_for_its_policy_would_not_hold(registry, output):
     agent = Agent(None, name="pays", output_type=output)

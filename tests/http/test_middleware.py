@@ -3,8 +3,6 @@ import io
 import json
 import logging
 import socket
-import sys
-import time
 from contextlib import suppress
 
 import httpx
@@ -404,53 +402,3 @@ async def test_a_bad_websocket_frame_is_a_problem_and_no_crash(site, text):
             assert frame["error"]["code"] in {"invalid_json", "invalid_characters"}
         else:
             assert text == "1" * 5000
-
-
-async def test_all_middleware_together_costs_less_than_a_tenth_of_a_millisecond():
-    if sys.gettrace() is not None:
-        pytest.skip("a tracer is on: it would be measured instead")
-
-    async def bare(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
-        await send({"type": "http.response.body", "body": b"{}"})
-
-    async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message):
-        return None
-
-    class Quiet(io.StringIO):
-        def write(self, text):
-            return len(text)
-
-    def scope():
-        return {
-            "type": "http",
-            "method": "GET",
-            "path": "/v1/me",
-            "query_string": b"",
-            "headers": [(b"host", b"t")] * 8,
-        }
-
-    async def best(app) -> float:
-        found = 1.0
-        for _ in range(20):
-            began = time.process_time()
-            for _ in range(50):
-                await app(scope(), receive, send)
-            found = min(found, (time.process_time() - began) / 50)
-        return found
-
-    holder = FastAPI()
-    add_middleware(holder, load_settings(None, server={"cors_origins": ("https://app.example",)}))
-    configure_logging(LogSettings(), "production", stream=Quiet())
-    app = bare
-    for middleware in reversed(holder.user_middleware):
-        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
-    try:
-        added = await best(app) - await best(bare)
-    finally:
-        structlog.reset_defaults()
-        logging.captureWarnings(capture=False)
-    assert added < 0.0001, f"{added * 1e6:.0f} microseconds a request"

@@ -13,6 +13,7 @@ from tests.support.node import Node
 from pilothouse.engine import repository as engine_rows
 from pilothouse.errors import Conflict, NotFound
 from pilothouse.identity.principal import local_principal
+from pilothouse.kit.clock import now_ms
 from pilothouse.runs import execute, repository
 from pilothouse.runs.admit import admit
 from pilothouse.runs.reaper import Reaper
@@ -194,9 +195,21 @@ async def test_a_suspect_that_died_again_is_tried_again_later(node, gate):
     await asyncio.gather(*node.executor._tasks.values(), return_exceptions=True)
 
 
+async def test_a_suspect_does_not_wait_for_a_time_that_a_stepped_clock_has_said(node, gate):
+    """Seen under faults: the clock was an hour ahead when an attempt began, and the run was left alone that long."""
+    await orphan(node, "suspect", crashes=3, retry_at=now_ms() + 3_600_000)
+    waiting = await orphan(node, "waiting", crashes=3, retry_at=now_ms() + 25_000)
+    assert await reaper_of(node).once() == 1
+    await gate.until_asked("suspect")
+    gate.let_go("suspect")
+    await asyncio.gather(*node.executor._tasks.values())
+    assert await reaper_of(node).once() == 0
+    assert (await node.runs.get(ME, waiting)).attempt == 1
+
+
 async def test_a_suspect_that_is_only_to_be_stopped_need_not_wait_for_its_turn(node, gate):
     await orphan(node, "suspect", crashes=3)
-    stopped = await orphan(node, "stopped", crashes=3, cancel_requested_at=1, retry_at=2**50)
+    stopped = await orphan(node, "stopped", crashes=3, cancel_requested_at=1, retry_at=now_ms() + 25_000)
     reaper = reaper_of(node)
     await reaper.once()
     await reaper.once()

@@ -244,7 +244,7 @@ async def test_what_a_tool_raises_and_what_is_not_unicode_are_answered_as_proble
             assert (failed.status_code, failed.json()["code"]) == (502, "tool_failed")
         sent = b'{"arguments": {"_why": "\\ud800"}}'
         half = await server.http.post("/v1/tools/ends", content=sent, headers={"Content-Type": "application/JSON"})
-        assert (half.status_code, half.json()["code"]) == (422, "invalid_arguments")
+        assert (half.status_code, half.json()["code"]) == (400, "invalid_json")
 
 
 async def test_two_callers_with_the_same_key_do_not_meet_in_the_tool(sqlite_url):

@@ -74,6 +74,10 @@ def take_over(
     ).first()
 
 
+LONGEST_RETRY_MS = 30_000
+"""Longest wait before a run is tried again under which processes have ended."""
+
+
 def suspect(connection: Connection, run_id: str, attempt: int, *, isolated: bool, retry_after_ms: int) -> None:
     """Note of a run that was just taken over that it may be what ends processes.
 
@@ -152,6 +156,7 @@ def orphans(
     Returns:
         Rows of id, attempt, crashes, cancel_requested_at.
     """
+    now = database_now(connection)
     return connection.execute(
         select(runs.c.id, runs.c.attempt, runs.c.crashes, runs.c.cancel_requested_at)
         .where(
@@ -163,7 +168,8 @@ def orphans(
             ),
             or_(
                 runs.c.retry_at.is_(None),
-                runs.c.retry_at < database_now(connection),
+                runs.c.retry_at < now,
+                runs.c.retry_at > now + LONGEST_RETRY_MS,  # said by a clock that was ahead and has been set back
                 runs.c.cancel_requested_at.is_not(None),
             ),
         )

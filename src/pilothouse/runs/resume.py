@@ -22,7 +22,6 @@ SUSPECT_CRASHES = 2
 """A run in whose tools so many processes ended in one place is a suspect: it executes alone if it can."""
 
 _FIRST_RETRY_MS = 1_000
-_LONGEST_RETRY_MS = 30_000
 
 
 @dataclass(slots=True)
@@ -71,7 +70,7 @@ def take_over(
         return None
     suspected = row.crashes >= SUSPECT_CRASHES
     if suspected:
-        again = min(_FIRST_RETRY_MS * 2 ** (row.crashes - SUSPECT_CRASHES), _LONGEST_RETRY_MS)
+        again = min(_FIRST_RETRY_MS * 2 ** (row.crashes - SUSPECT_CRASHES), ownership_repository.LONGEST_RETRY_MS)
         ownership_repository.suspect(connection, run_id, row.attempt, isolated=isolate, retry_after_ms=again)
     steps = repository.load_steps(connection, run_id)
     number = repository.last_event_number(connection, run_id) + 1
