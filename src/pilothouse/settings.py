@@ -6,7 +6,6 @@
 
 import difflib
 import ipaddress
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,26 +24,15 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pilothouse.errors import StartupError
+from pilothouse.kit.text_lists import parse_items
 
 PREFIX = "PILOTHOUSE_"
 CLIENT_VARIABLES = frozenset({"PILOTHOUSE_URL", "PILOTHOUSE_TOKEN"})
 """What the command line reads when it talks to a server: no settings of a server, but no mistakes either."""
 
 
-def _items(value: Any) -> Any:
-    """The items of a list that is written as one text: with commas between them, or as JSON."""
-    if not isinstance(value, str):
-        return value
-    if not value.lstrip().startswith("["):
-        return tuple(item.strip() for item in value.split(",") if item.strip())
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError('it is not a JSON list; write a,b or ["a", "b"]') from None
-
-
 # NoDecode: pydantic-settings reads JSON by itself otherwise, and its error names neither the variable nor what to do.
-_Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_items)]
+_Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_items)]
 
 
 class _Group(BaseModel):
