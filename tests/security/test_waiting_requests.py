@@ -84,7 +84,9 @@ async def test_a_chat_that_waits_is_one_of_its_callers_open_connections(sqlite_u
         await server.provider.wait_for_requests(2)
         refused = await server.send("hi")
         assert (refused.status_code, refused.json()["code"]) == (429, "too_many_connections")
-        assert len((await server.get("/v1/runs")).json()["items"]) == 2
-        for request in waiting:
-            request.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        runs = (await server.get("/v1/runs")).json()["items"]
+        assert len(runs) == 2
+        for run in runs:
+            await server.post(f"/v1/runs/{run['id']}/cancel")
+        for answer in await asyncio.gather(*waiting):
+            answer.close()
