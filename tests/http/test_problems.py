@@ -191,7 +191,7 @@ async def test_a_body_that_is_no_json_is_400_and_says_where(client):
         (b'{"message": "x", "context": {"\\ud800": 1}}', "application/merge-patch+json", 400, "invalid_json"),
         ('{"message": "x"}'.encode("utf-16"), "application/json", 400, "invalid_json"),
         (b"[" * 100_000, "application/json", 400, "invalid_json"),
-        (b"NaN", "application/json", 422, "invalid_request"),
+        (b"NaN", "application/json", 400, "invalid_json"),
         (b"null", "application/json", 422, "invalid_request"),
         (b"1" * 5000, "application/json", 400, "invalid_json"),
     ],

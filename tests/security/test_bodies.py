@@ -84,3 +84,14 @@ async def test_commas_in_text_are_no_values(sqlite_url):
         text = json.dumps({"arguments": {"csv": "1," * 2 * MOST_VALUES}})
         answer = await server.http.post("/v1/tools/any", content=text, headers={"Content-Type": "application/json"})
         assert answer.json()["code"] == "tool_not_found"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+async def test_what_json_does_not_know_as_a_number_is_refused(sqlite_url, number):
+    async with running(sqlite_url) as server:
+        for path in ("/v1/chat", "/v1/tools/any", "/v1/conversations"):
+            body = f'{{"message": "hi", "context": {{"x": {number}}}, "arguments": {{"x": [{number}]}}}}'
+            answer = await server.http.post(path, content=body, headers={"Content-Type": "application/json"})
+            assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json"), path
+        answer = await server.post("/v1/conversations", {"title": "NaN and Infinity"})
+        assert answer.status_code == 201

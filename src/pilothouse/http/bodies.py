@@ -16,6 +16,7 @@ MOST_VALUES = 10_000
 
 _LINGER_SECONDS = 1.0
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_NO_NUMBER = re.compile(rb"NaN|Infinity")  # Python's parser takes them, JSON does not know them
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 
@@ -176,9 +177,9 @@ def _check_text(body: bytes) -> None:
             "A string holds a NUL character (\\u0000); leave it out.", code="invalid_characters", status=422
         )
     may_hold_many = sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES
-    if may_hold_many or _SURROGATE.search(body):
+    if may_hold_many or _SURROGATE.search(body) or _NO_NUMBER.search(body):
         try:
-            value = from_json(body)
+            value = from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json", status=400) from None
         if may_hold_many and _holds_more(value, MOST_VALUES):
