@@ -14,6 +14,14 @@ def use(key="k", body="b", owner="ada", route="keys"):
     return key_use("acme", owner, key, route=route, body=body)
 
 
+async def wrong():
+    raise CallerError("no")
+
+
+async def right():
+    return {"ok": True}
+
+
 async def test_a_hundred_simultaneous_copies_do_the_work_once_and_get_equal_answers(database):
     done = []
 
@@ -53,12 +61,6 @@ async def test_the_same_key_of_another_owner_is_another_key(database):
 
 async def test_a_request_at_fault_gives_its_key_back(database):
     once = Idempotency(database)
-
-    async def wrong():
-        raise CallerError("no")
-
-    async def right():
-        return {"ok": True}
 
     with pytest.raises(CallerError):
         await once.once(use(), wrong)
@@ -108,12 +110,6 @@ async def test_a_key_that_is_forgotten_while_it_is_given_back_can_be_used(monkey
     monkeypatch.setattr(module, "_MOST_UNWRITTEN", 1)
     away = Away()
     once = Idempotency(away)
-
-    async def wrong():
-        raise CallerError("no")
-
-    async def right():
-        return {"ok": True}
 
     with pytest.raises(CallerError):
         await once.once(use(), wrong)

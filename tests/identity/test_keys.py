@@ -28,6 +28,20 @@ def rows(connection: Connection) -> list[dict[str, object]]:
     return [dict(row) for row in connection.execute(select(api_keys)).mappings()]
 
 
+class SlowRead:
+    """A database's `read` whose answer is held back once it is known."""
+
+    def __init__(self, database: Database) -> None:
+        self.read = database.read
+        self.was_read, self.may_return = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, *args, **kwargs):
+        found = await self.read(*args, **kwargs)
+        self.was_read.set()
+        await self.may_return.wait()
+        return found
+
+
 async def test_a_new_key_authenticates_as_its_maker_with_its_own_scopes(keys: Keys) -> None:
     record, token = await keys.create(ADA, "nightly", scopes=["runs:read", "chat", "chat"])
     assert await keys.authenticate(token) == Principal(
@@ -97,22 +111,14 @@ async def test_a_key_read_before_its_revocation_here_is_not_remembered_after(
     database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A look-up that started before the revocation and ends after it must not bring the key back."""
-    was_read, may_return = asyncio.Event(), asyncio.Event()
     keys = Keys(database, clock=clock.now, monotonic=clock.monotonic)
     record, token = await keys.create(ADA, "nightly", scopes=["chat"])
-    read = database.read
-
-    async def slow_read(*args, **kwargs):
-        found = await read(*args, **kwargs)
-        was_read.set()
-        await may_return.wait()
-        return found
-
-    monkeypatch.setattr(database, "read", slow_read)
+    slow = SlowRead(database)
+    monkeypatch.setattr(database, "read", slow)
     early = asyncio.create_task(keys.authenticate(token))
-    await was_read.wait()
+    await slow.was_read.wait()
     await keys.revoke(ADA, record.id)
-    may_return.set()
+    slow.may_return.set()
     await early
     with pytest.raises(Unauthenticated, match="revoked"):
         await keys.authenticate(token)
@@ -133,24 +139,16 @@ async def test_a_key_that_is_found_revoked_is_refused_from_then_on(
 async def test_a_key_read_before_it_was_found_revoked_is_not_remembered_after(
     database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    was_read, may_return = asyncio.Event(), asyncio.Event()
     keys = Keys(database, clock=clock.now, monotonic=clock.monotonic)
     record, token = await keys.create(ADA, "nightly", scopes=["chat"])
-    read = database.read
-
-    async def slow_read(*args, **kwargs):
-        found = await read(*args, **kwargs)
-        was_read.set()
-        await may_return.wait()
-        return found
-
-    monkeypatch.setattr(database, "read", slow_read)
+    slow = SlowRead(database)
+    monkeypatch.setattr(database, "read", slow)
     early = asyncio.create_task(keys.authenticate(token))
-    await was_read.wait()
-    monkeypatch.setattr(database, "read", read)
+    await slow.was_read.wait()
+    monkeypatch.setattr(database, "read", slow.read)
     await Keys(database, clock=clock.now, monotonic=clock.monotonic).revoke(ADA, record.id)
     assert await keys.usable([record.id]) == set()
-    may_return.set()
+    slow.may_return.set()
     await early
     with pytest.raises(Unauthenticated, match="revoked"):
         await keys.authenticate(token)

@@ -18,6 +18,7 @@ from pilothouse.audit.record import MOST_DETAIL_CHARS, Action, AuditRecord, Outc
 from pilothouse.audit.service import Audit
 from pilothouse.errors import Forbidden, PilothouseError, Unauthenticated
 from pilothouse.http.auditing import added_to_audit
+from pilothouse.http.paths import path_of
 from pilothouse.http.problems import request_id_of
 from pilothouse.identity.http import authorization_of
 from pilothouse.identity.principal import MOST_CREDENTIAL_CHARS, Principal
@@ -166,7 +167,7 @@ async def _record(act: _Act, scope: Scope, status: int) -> None:
 
 
 def _act_of(scope: Scope) -> _Act | None:
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    path = path_of(scope)
     for pattern, action, kind in _PATTERNS.get(scope["method"], ()):
         match = pattern.match(path)
         if match is not None:

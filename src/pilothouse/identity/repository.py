@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Connection, Row, and_, exists, insert, or_, select, tuple_, update
+from sqlalchemy import CTE, ColumnElement, Connection, Row, Select, and_, exists, insert, or_, select, tuple_, update
 
 from pilothouse.identity.tables import api_keys
 
@@ -80,11 +80,7 @@ def list_keys(
     connection: Connection, *, tenant: str, owner: str | None, limit: int, after: tuple[int, str] | None
 ) -> list[ApiKey]:
     """Newest first, at most `limit`, older than `after` (created_at, id); of one owner, or of the whole tenant."""
-    query = select(api_keys).where(_reach(tenant, owner))
-    if after is not None:
-        query = query.where(tuple_(api_keys.c.created_at, api_keys.c.id) < tuple_(*after))
-    rows = connection.execute(query.order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit))
-    return [_key(row) for row in rows]
+    return _page(connection, select(api_keys).where(_reach(tenant, owner)), limit=limit, after=after)
 
 
 def list_everyones_keys(
@@ -94,6 +90,10 @@ def list_everyones_keys(
     query = select(api_keys)
     if tenant is not None:
         query = query.where(api_keys.c.tenant == tenant)
+    return _page(connection, query, limit=limit, after=after)
+
+
+def _page(connection: Connection, query: Select[Any], *, limit: int, after: tuple[int, str] | None) -> list[ApiKey]:
     if after is not None:
         query = query.where(tuple_(api_keys.c.created_at, api_keys.c.id) < tuple_(*after))
     rows = connection.execute(query.order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit))

@@ -31,12 +31,12 @@ def is_unsafe(character: str) -> bool:
 
 def has_unsafe(text: str) -> bool:
     """Whether `text` holds such a character, a newline or a tab."""
-    return not (text.isascii() and text.isprintable()) and _IN_LINE.search(text) is not None
+    return not _is_plain(text) and _IN_LINE.search(text) is not None
 
 
 def cleaned(text: str, instead: str) -> str:
     """`text` on one line, with `instead` for each such character."""
-    return text if text.isascii() and text.isprintable() else _IN_LINE.sub(instead, text)
+    return text if _is_plain(text) else _IN_LINE.sub(instead, text)
 
 
 def printable(text: str) -> str:
@@ -44,17 +44,22 @@ def printable(text: str) -> str:
 
     Each character is taken for itself, so a sequence that comes in pieces is no sequence either.
     """
-    return text if text.isascii() and text.isprintable() else _IN_TEXT.sub(_written_out, text)
+    return text if _is_plain(text) else _IN_TEXT.sub(_written_out, text)
 
 
 def one_line(text: str) -> str:
     r"""As `printable`, with newlines and tabs written out too."""
-    return text if text.isascii() and text.isprintable() else _IN_LINE.sub(_written_out, text)
+    return text if _is_plain(text) else _IN_LINE.sub(_written_out, text)
 
 
 def escape_json(document: str) -> str:
     r"""JSON text that means the same and holds such characters as `\u009b` only; newlines between its tokens stay."""
-    return document if document.isascii() and document.isprintable() else _IN_TEXT.sub(_as_json_escape, document)
+    return document if _is_plain(document) else _IN_TEXT.sub(_as_json_escape, document)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a quick look says that nothing in `text` is unsafe."""
+    return text.isascii() and text.isprintable()
 
 
 def _written_out(found: re.Match[str]) -> str:
